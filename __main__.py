@@ -1,0 +1,5 @@
+"""`python -m coronanet`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""Timing in one process: warm up until stable, keep every sample in nanoseconds, derive the statistics from them."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Key = TypeVar("Key")
+Call = Callable[[], object]
+#: A clock that never runs backwards, in nanoseconds.
+Clock = Callable[[], int]
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+#: Interquartile range as a share of the median above which a result says that it is noisy.
+WIDE_SPREAD = 0.2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw durations of one call in nanoseconds, in the order measured, at least one.
+
+    ``items`` is the number of slices a call handles. Percentiles interpolate linearly between the sorted samples
+    (numpy's default, method 7 of Hyndman and Fan 1996).
+    """
+
+    durations_ns: tuple[int, ...]
+    items: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.durations_ns:
+            raise ValueError("statistics need at least one sample")
+
+    def percentile_ms(self, percent: float) -> float:
+        """The duration in ms that ``percent`` (0..100) of the calls stay within."""
+        return float(np.percentile(self.durations_ns, percent)) / NS_PER_MS
+
+    @property
+    def count(self) -> int:
+        return len(self.durations_ns)
+
+    @property
+    def p50_ms(self) -> float:
+        return self.percentile_ms(50)
+
+    @property
+    def p90_ms(self) -> float:
+        return self.percentile_ms(90)
+
+    @property
+    def p95_ms(self) -> float:
+        return self.percentile_ms(95)
+
+    @property
+    def p99_ms(self) -> float:
+        return self.percentile_ms(99)
+
+    @property
+    def mean_ms(self) -> float:
+        return sum(self.durations_ns) / self.count / NS_PER_MS
+
+    @property
+    def min_ms(self) -> float:
+        return min(self.durations_ns) / NS_PER_MS
+
+    @property
+    def max_ms(self) -> float:
+        return max(self.durations_ns) / NS_PER_MS
+
+    @property
+    def iqr_ms(self) -> float:
+        """Interquartile range: the width of the middle half of the samples."""
+        return self.percentile_ms(75) - self.percentile_ms(25)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range as a share of the median."""
+        return self.iqr_ms / self.p50_ms if self.p50_ms else 0.0
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Slices a second of one caller that does nothing else."""
+        return self.items * self.count * NS_PER_S / max(1, sum(self.durations_ns))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before believing these numbers, one sentence each."""
+        found: list[str] = []
+        if self.spread > WIDE_SPREAD:
+            found.append(
+                f"wide spread: the middle half of the samples spans {self.spread:.0%} of the median, "
+                "so small differences are noise"
+            )
+        if unseen := [percent for percent in (95, 99) if self.count * (100 - percent) < 100]:
+            names = " and ".join(f"p{percent}" for percent in unseen)
+            found.append(f"few samples: {names} of {self.count} lie close to the largest, raise the repeats")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class WarmUpRule:
+    """Warm-up ends when the medians of two neighbouring windows agree, or at a bound.
+
+    Attributes:
+        window: calls a window.
+        tolerance: the largest difference of the two medians, as a share of the earlier one.
+        most: the largest number of calls.
+        limit_s: no call starts after this many seconds.
+    """
+
+    window: int = 3
+    tolerance: float = 0.1
+    most: int = 30
+    limit_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What the warm-up took, in nanoseconds; the first sample is the first inference."""
+
+    durations_ns: tuple[int, ...]
+    stable: bool
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.stable:
+            return ()
+        return (f"not warm: durations had not settled after {len(self.durations_ns)} calls",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How several candidates are measured against each other.
+
+    Every round each candidate in turn makes ``settle`` calls that are not counted, which let the spinning threads of
+    the one before it sleep and bring its own weights back into the cache, and then ``block`` calls that are.
+
+    Attributes:
+        repeats: counted calls of each candidate.
+        limit_s: about the longest that all of it takes, in seconds. No round starts after it, and in a round no
+            candidate starts another call when its turn has lasted an equal share of it; each is called at least once.
+    """
+
+    repeats: int
+    limit_s: float
+    block: int = 5
+    settle: int = 1
+
+    @property
+    def rounds(self) -> int:
+        return -(-self.repeats // self.block)
+
+
+def warm_up(call: Call, rule: WarmUpRule, *, clock: Clock = time.perf_counter_ns) -> WarmUp:
+    """Call until the durations are stable, within the bounds of the rule."""
+    durations: list[int] = []
+    start = clock()
+    while len(durations) < rule.most and (not durations or clock() - start < rule.limit_s * NS_PER_S):
+        durations.append(time_call(call, clock))
+        if _is_stable(durations, rule):
+            return WarmUp(tuple(durations), stable=True)
+    return WarmUp(tuple(durations), stable=False)
+
+
+def _is_stable(durations: Sequence[int], rule: WarmUpRule) -> bool:
+    if len(durations) < 2 * rule.window:
+        return False
+    earlier = float(np.median(durations[-2 * rule.window : -rule.window]))
+    later = float(np.median(durations[-rule.window :]))
+    return abs(later - earlier) <= rule.tolerance * earlier
+
+
+def interleave(
+    calls: Mapping[Key, Call],
+    plan: Plan,
+    *,
+    items: int = 1,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[Key, Samples]:
+    """Measure candidates in turns, so that what disturbs the machine disturbs all of them and ratios hold.
+
+    Args:
+        calls: what to call, by candidate.
+        items: slices a call.
+    """
+    durations: dict[Key, list[int]] = {key: [] for key in calls}
+    for order in rounds(list(calls), plan.rounds, plan.limit_s, clock=clock):
+        for key in order:
+            most = min(plan.block, plan.repeats - len(durations[key]))
+            durations[key] += _turn(calls[key], plan.settle, most, plan.limit_s / len(calls), clock)
+    return {key: Samples(tuple(values), items) for key, values in durations.items()}
+
+
+def _turn(call: Call, settle: int, most: int, limit_s: float, clock: Clock) -> list[int]:
+    start = clock()
+    for _ in range(settle):
+        call()
+    counted = [time_call(call, clock)]
+    while len(counted) < most and clock() - start < limit_s * NS_PER_S:
+        counted.append(time_call(call, clock))
+    return counted
+
+
+def rounds(
+    keys: Sequence[Key], count: int, limit_s: float, *, clock: Clock = time.perf_counter_ns
+) -> Iterator[list[Key]]:
+    """Up to ``count`` rounds, each the keys in an order that starts one further on, so that none is always first.
+
+    No round starts after ``limit_s`` seconds, save the first.
+    """
+    start = clock()
+    for turn in range(count):
+        if turn and clock() - start >= limit_s * NS_PER_S:
+            return
+        first = turn % len(keys)
+        yield [*keys[first:], *keys[:first]]
+
+
+def time_call(call: Call, clock: Clock = time.perf_counter_ns) -> int:
+    """How long one call takes, in nanoseconds."""
+    start = clock()
+    call()
+    return clock() - start

@@ -1,0 +1,62 @@
+"""The command line: `coronanet VERB`, and `coronanet-export` for `coronanet export`."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.text import Text
+from typer.exceptions import Abort, TyperException
+
+from . import demo
+from .benchmarks import cli as benchmarks_cli
+from .console import err
+from .engines import cli as engines_cli
+from .export import cli as export_cli
+from .export.shipped import provide_bundles
+from .model.errors import CoronanetError
+from .serving import cli as serving_cli
+from .training import cli as training_cli
+
+app = typer.Typer(
+    help="Chest CT networks from training to a served, measured deployment. Research software, not a medical device.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def root(ctx: typer.Context) -> None:
+    ctx.obj = provide_bundles
+
+
+for part in (training_cli, export_cli, serving_cli, benchmarks_cli, engines_cli, demo):
+    part.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; a failure is one line on stderr (with ``--json`` also an object on stdout) and its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(given, standalone_mode=False, prog_name="coronanet")
+    except CoronanetError as error:
+        code = _report(str(error), error.exit_code, given)
+    except Abort:
+        code = 130
+    except TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "coronanet")
+        code = _report(f"{error.format_message().rstrip('.')} (see `{command} --help`)", error.exit_code, given)
+    raise SystemExit(code or 0)
+
+
+def export_main() -> None:
+    """`coronanet-export` is `coronanet export`."""
+    main(["export", *sys.argv[1:]])
+
+
+def _report(message: str, code: int, arguments: Sequence[str]) -> int:
+    line = " ".join(message.split())
+    if "--json" in arguments:
+        typer.echo(json.dumps({"error": line, "exit_code": code}, indent=2))
+    err.print(Text.assemble(("error: ", "red"), line), soft_wrap=True)
+    return code

@@ -1,0 +1,206 @@
+"""The bundle: an immutable folder with everything one network needs, and the proof that it works.
+
+Published whole or not at all: written to a temporary folder beside its name, then renamed.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from ..model.card import Card, StrictModel, explain
+from ..model.errors import RefusedError, UsageError
+from .base import TensorSpec
+
+MANIFEST = "manifest.json"
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+
+Graph = Literal["preprocess", "network", "decide"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Verdict = Literal["passed", "refused", "not_run"]
+
+
+class TensorRecord(StrictModel):
+    """A tensor of a graph: name, numpy dtype, shape with -1 for an axis of any size; axis 0 is the batch."""
+
+    name: str
+    dtype: Literal["int16", "float32", "uint8"]
+    shape: tuple[int, ...]
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
+class BatchRange(StrictModel):
+    """The batch sizes a graph is made for."""
+
+    min: Annotated[int, Field(ge=1)]
+    opt: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+
+
+class Evidence(StrictModel):
+    """What was compared with the torch reference, on which images, and what came out.
+
+    ``label_agreement`` is the share of equal labels in 0..1; differences are of the graph's own output.
+    """
+
+    reference: str
+    images: str
+    images_sha256: str
+    slices: int
+    max_difference: float | None
+    mean_difference: float | None
+    label_agreement: float | None
+    metric: dict[str, float]
+    verdict: Verdict
+    reason: str
+
+
+class FileRecord(StrictModel):
+    """One file of the bundle; ``evidence`` is there for graphs."""
+
+    path: str
+    sha256: str
+    bytes: int
+    kind: Literal["card", "weights", "onnx"]
+    graph: Graph | None = None
+    precision: Precision | None = None
+    opset: int | None = None
+    inputs: tuple[TensorRecord, ...] = ()
+    outputs: tuple[TensorRecord, ...] = ()
+    batch: BatchRange | None = None
+    evidence: Evidence | None = None
+
+
+class Manifest(StrictModel):
+    """``manifest.json``: every file with its hash, and how it was made."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    tools: dict[str, str]
+    files: tuple[FileRecord, ...]
+
+    def graph(self, graph: Graph, precision: Precision = "fp32") -> FileRecord | None:
+        """The ONNX file of a graph in a precision, where there is one; preprocess and decide have fp32 alone."""
+        for record in self.files:
+            if record.kind == "onnx" and record.graph == graph and record.precision == precision:
+                return record
+        return None
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class Bundle:
+    """A bundle whose every file has the hash that its manifest gives."""
+
+    def __init__(self, path: Path, manifest: Manifest, card: Card, sha256: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.card = card
+        #: Hash of ``manifest.json``: names this exact bundle.
+        self.sha256 = sha256
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read a bundle and check every hash.
+
+        Raises:
+            UsageError: there is no bundle at ``path``, or its manifest cannot be read.
+            RefusedError: a file is missing, was added, or does not have the hash of the manifest.
+        """
+        file = path / MANIFEST
+        if not file.is_file():
+            raise UsageError(f"no bundle at {path}: expected a folder with {MANIFEST}, as `coronanet export` writes it")
+        text = file.read_bytes()
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            raise UsageError(f"{file} is not a valid manifest: {explain(error)}") from None
+        _check_files(path, manifest)
+        card = Card.load(path / CARD)
+        return cls(path, manifest, card, hashlib.sha256(text).hexdigest())
+
+    def file(self, record: FileRecord) -> Path:
+        return self.path / record.path
+
+    def require(self, graph: Graph, precision: Precision = "fp32") -> FileRecord:
+        """The file of a graph in a precision.
+
+        Raises:
+            UsageError: the bundle has no such file.
+        """
+        record = self.manifest.graph(graph, precision)
+        if record is None:
+            raise UsageError(
+                f"{self.path} has no {precision} {graph}: export it with `coronanet export --{precision}`"
+                if precision != "fp32"
+                else f"{self.path} has no {graph}.onnx: export it again with `coronanet export`"
+            )
+        return record
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    remedy = "export it again with `coronanet export`"
+    listed = {record.path: record for record in manifest.files}
+    for name, record in listed.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")
+        file = path / name
+        if not file.is_file():
+            raise RefusedError(f"{file} is missing from the bundle: {remedy}")
+        if file.stat().st_size != record.bytes or hash_file(file) != record.sha256:
+            raise RefusedError(f"{file} was changed after export (its hash is not the manifest's): {remedy}")
+    if CARD not in listed:
+        raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {remedy}")
+    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    if extra := sorted(there - listed.keys() - {MANIFEST}):
+        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {remedy}")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
+
+    A folder that already has the name is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        work.chmod(0o755)
+        yield work
+        replaced = None
+        if path.exists():
+            replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            os.rename(path, replaced / path.name)
+        os.rename(work, path)
+        if replaced is not None:
+            shutil.rmtree(replaced)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def find_bundles(folder: Path, names: Sequence[str]) -> dict[str, Bundle]:
+    """Open the bundles called ``names`` in ``folder``, hashes checked.
+
+    Raises:
+        UsageError: one of them is not there.
+        RefusedError: one of them was tampered with.
+    """
+    return {name: Bundle.open(folder / name) for name in names}

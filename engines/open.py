@@ -1,0 +1,111 @@
+"""The only place that knows every backend."""
+
+import importlib.util
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..model.errors import MissingPackageError, UsageError
+from .base import Engine, TensorSpec
+from .bundle import Bundle, Graph, Precision
+
+Backend = Literal["torch", "onnxruntime", "openvino"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+#: What each backend computes in, and the precision of the ONNX file that it reads for it. bf16 is arithmetic only: the
+#: file stays fp32.
+PRECISIONS: dict[Backend, dict[Precision, Precision]] = {
+    "torch": {"fp32": "fp32"},
+    "onnxruntime": {"fp32": "fp32", "fp16": "fp16"},
+    "openvino": {"fp32": "fp32", "bf16": "fp32"},
+}
+EXTRAS: dict[Backend, str] = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu"}
+
+
+def is_installed(backend: Backend) -> bool:
+    return importlib.util.find_spec(backend) is not None
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    graph: Graph = "network",
+    backend: Backend = "onnxruntime",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+) -> Engine:
+    """One graph of a bundle, ready to run.
+
+    Args:
+        bundle: an open bundle, hashes checked.
+        graph: ``preprocess``, ``network`` or ``decide``; the first and last run on ``torch`` or ``onnxruntime``.
+        threads: threads for one inference; None leaves the choice to the backend.
+
+    Raises:
+        MissingPackageError: the backend is not installed.
+        UsageError: the backend has no such precision, or the bundle no such file.
+    """
+    record = bundle.require(graph, file_precision(backend, precision))
+    if backend == "torch":
+        _require(backend)
+        from .torch_engine import open_torch
+
+        return open_torch(bundle, graph, record)
+    return open_onnx(
+        bundle.file(record),
+        tuple(tensor.spec for tensor in record.inputs),
+        tuple(tensor.spec for tensor in record.outputs),
+        record.batch.max if record.batch else 1,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+    )
+
+
+def open_onnx(
+    path: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    max_batch: int,
+    *,
+    backend: Backend,
+    precision: Precision,
+    threads: int | None = None,
+) -> Engine:
+    """An ONNX file of a bundle, wherever it was copied to, on a backend that reads ONNX.
+
+    Raises:
+        MissingPackageError: the backend is not installed.
+        UsageError: the backend does not read ONNX or has no such precision.
+    """
+    file_precision(backend, precision)
+    _require(backend)
+    match backend:
+        case "onnxruntime":
+            from .onnxruntime_engine import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(path, inputs, outputs, max_batch, threads=threads)
+        case "openvino":
+            from .openvino_engine import OpenVinoEngine
+
+            arithmetic = "bf16" if precision == "bf16" else "fp32"
+            return OpenVinoEngine(path, inputs, outputs, max_batch, precision=arithmetic, threads=threads)
+        case "torch":
+            raise UsageError(f"torch does not run {path}: open the bundle with backend='torch'")
+
+
+def file_precision(backend: Backend, precision: Precision) -> Precision:
+    """The precision of the ONNX file that a backend reads to compute in ``precision``.
+
+    Raises:
+        UsageError: no such backend, or the backend has no such precision.
+    """
+    if backend not in PRECISIONS:
+        raise UsageError(f"no backend '{backend}': expected one of {', '.join(BACKENDS)}")
+    files = PRECISIONS[backend]
+    if precision not in files:
+        raise UsageError(f"{backend} has no {precision} here: expected one of {', '.join(files)}")
+    return files[precision]
+
+
+def _require(backend: Backend) -> None:
+    if not is_installed(backend):
+        raise MissingPackageError(backend, purpose=f"the {backend} backend", extra=EXTRAS[backend])

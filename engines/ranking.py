@@ -1,0 +1,217 @@
+"""Which engine and precision is the fastest on this machine, of those that decide the same.
+
+Measured, recorded in the user's cache under the bundle's hash and the machine's fingerprint, and read from there; a
+bundle never changes for it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from ..model.card import StrictModel
+from ..model.errors import CoronanetError, UsageError
+from ..model.tasks import TaskName
+from .base import DYNAMIC, Engine
+from .bundle import Bundle, Evidence, Precision, Verdict
+from .open import PRECISIONS, Backend, file_precision, is_installed
+from .parity import Reference, compare
+from .places import cache_home, data_home
+from .predictor import REFERENCE, Choice, Predictor
+from .slices import GateSlices, gate_slices
+
+WARM_UP = 3
+ROUNDS = 12
+
+
+class Ranked(StrictModel):
+    """One way to run a network on this machine: does it decide the same, and how fast is it?
+
+    ``latency_ms`` is the median of one slice through the network alone, measured in turn with the others; None where it
+    did not pass, ``evidence`` is None where it could not be opened.
+    """
+
+    backend: Backend
+    precision: Precision
+    verdict: Verdict
+    reason: str
+    latency_ms: float | None
+    evidence: Evidence | None
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.backend, self.precision)
+
+
+class Ranking(StrictModel):
+    """Every way that was tried, fastest first, those that did not pass last."""
+
+    schema_version: int = 1
+    bundle_sha256: str
+    machine: dict[str, str]
+    ways: tuple[Ranked, ...]
+
+    @property
+    def best(self) -> Choice:
+        """The fastest way that passed.
+
+        Raises:
+            UsageError: none did.
+        """
+        for way in self.ways:
+            if way.verdict == "passed":
+                return way.choice
+        tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
+        raise UsageError(f"no engine passed parity on this machine ({tried}): pip install 'coronanet[cpu]'")
+
+
+def candidates(bundle: Bundle) -> list[Choice]:
+    """Every backend and precision that serves here and that the bundle has a file for; torch is the reference only."""
+    return [
+        Choice(backend, precision)
+        for backend, precisions in PRECISIONS.items()
+        if backend != "torch" and is_installed(backend)
+        for precision in precisions
+        if bundle.manifest.graph("network", file_precision(backend, precision)) is not None
+    ]
+
+
+def choose(
+    bundles: Mapping[TaskName, Bundle], *, data: Path | None = None, progress: Callable[[str], None] | None = None
+) -> dict[TaskName, Choice]:
+    """The fastest way that passed on this machine for each bundle, measured now where no record is there.
+
+    Args:
+        data: where the slices of the parity check are, as in ``places.data_home``.
+        progress: told the name of each bundle that is being measured.
+
+    Raises:
+        UsageError: nothing that passes is installed.
+    """
+    chosen: dict[TaskName, Choice] = {}
+    loaded: GateSlices | None = None
+    for name, bundle in bundles.items():
+        ranking = read_ranking(bundle)
+        if ranking is None:
+            if progress:
+                progress(name)
+            loaded = loaded or gate_slices(data_home(data))
+            ranking = rank(bundle, loaded)
+            write_ranking(ranking)
+        chosen[name] = ranking.best
+    return chosen
+
+
+def rank(bundle: Bundle, slices: GateSlices) -> Ranking:
+    """Check every candidate against the reference and time those that pass, in turn.
+
+    The reference is torch where it is installed, else ONNX Runtime in float32, whose own parity stands in the manifest.
+    """
+    reference = REFERENCE if is_installed("torch") else Choice("onnxruntime", "fp32")
+    ways: list[Ranked] = []
+    with Predictor.open(bundle, reference) as predictor:
+        truth = Reference.of(predictor, bundle.card, slices, name=str(reference))
+    with ExitStack() as stack:
+        passed: dict[Choice, Engine] = {}
+        for choice in candidates(bundle):
+            try:
+                predictor = stack.enter_context(Predictor.open(bundle, choice))
+            except CoronanetError as error:
+                ways.append(_way(choice, "not_run", str(error), None, None))
+                continue
+            evidence = compare("network", truth, predictor)
+            if evidence.verdict == "passed":
+                passed[choice] = predictor.network
+            ways.append(_way(choice, evidence.verdict, evidence.reason, None, evidence))
+        latency = _time_in_turn(passed)
+    timed = [way.model_copy(update={"latency_ms": latency.get(way.choice)}) for way in ways]
+    timed.sort(key=lambda way: (way.verdict != "passed", way.latency_ms or 0.0))
+    return Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=tuple(timed))
+
+
+def _way(choice: Choice, verdict: Verdict, reason: str, latency_ms: float | None, evidence: Evidence | None) -> Ranked:
+    return Ranked(
+        backend=choice.backend,
+        precision=choice.precision,
+        verdict=verdict,
+        reason=reason,
+        latency_ms=latency_ms,
+        evidence=evidence,
+    )
+
+
+def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
+    """Median milliseconds of one slice; in turn, so that a machine that slows down slows all of them."""
+    samples: dict[Choice, list[float]] = {choice: [] for choice in engines}
+    rng = np.random.default_rng(0)
+    for turn in range(WARM_UP + ROUNDS):
+        for choice, engine in engines.items():
+            spec = engine.inputs[0]
+            shape = [1 if size == DYNAMIC else size for size in spec.shape]
+            feeds = {spec.name: rng.normal(0, 1, shape).astype(spec.dtype)}
+            start = time.perf_counter()
+            engine.infer(feeds)
+            if turn >= WARM_UP:
+                samples[choice].append((time.perf_counter() - start) * 1e3)
+    return {choice: float(np.median(times)) for choice, times in samples.items()}
+
+
+def machine() -> dict[str, str]:
+    """What a speed depends on: processor, cores, and the versions of what runs the networks."""
+    versions = {name: metadata.version(name) for name in ("onnxruntime", "openvino", "numpy") if is_known(name)}
+    return {"processor": processor(), "python": platform.python_version(), **versions}
+
+
+def is_known(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def processor() -> str:
+    """The CPU's model, the instruction sets that decide a network's speed, and how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    model, flags = platform.processor(), ""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        model = named.get("model name", model)
+        there = set(named.get("flags", "").split())
+        flags = " ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in there)
+    return f"{model}, {cores} cores, {flags}"
+
+
+def ranking_path(bundle_sha256: str) -> Path:
+    fingerprint = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()
+    return cache_home() / "rankings" / f"{bundle_sha256[:16]}-{fingerprint[:16]}.json"
+
+
+def read_ranking(bundle: Bundle) -> Ranking | None:
+    """The record of this bundle on this machine, None where there is none or it cannot be read."""
+    path = ranking_path(bundle.sha256)
+    if not path.is_file():
+        return None
+    try:
+        ranking = Ranking.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+    return ranking if ranking.bundle_sha256 == bundle.sha256 and ranking.machine == machine() else None
+
+
+def write_ranking(ranking: Ranking) -> None:
+    path = ranking_path(ranking.bundle_sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_suffix(".tmp")
+    work.write_text(ranking.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    work.replace(path)

@@ -1,0 +1,63 @@
+"""The slices that the gates look at: real ones where there are any, else the synthetic phantom.
+
+Training and validation slices only; no ``test/`` split is ever opened here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.errors import UsageError
+from ..model.phantom import make_phantom
+from ..model.readers.images import read_image
+from ..model.readers.windows import NAMED_WINDOWS
+
+#: Where slices lie below the data folder, and how many of each are taken, evenly.
+SOURCES = (("medseg98_covid_semiseg/train/images", 8), ("radiopaedia9_medseg2/images", 16))
+
+
+@dataclass(frozen=True)
+class GateSlices:
+    """Slices of any size, each int16 HU ``[H, W]``, with the name and the hash of the set."""
+
+    name: str
+    images: tuple[NDArray[np.int16], ...]
+    real: bool
+
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(repr(image.shape).encode())
+            digest.update(np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()
+
+
+def gate_slices(data: Path | None) -> GateSlices:
+    """The slices for the gates: from ``data``, or of the phantom where it is None.
+
+    Raises:
+        UsageError: ``data`` holds none of the known data sets.
+    """
+    if data is None:
+        image = make_phantom().image
+        return GateSlices("synthetic phantom", tuple(image[:: max(1, len(image) // 8)]), real=False)
+    images: list[NDArray[np.int16]] = []
+    names: list[str] = []
+    for folder, count in SOURCES:
+        paths = _evenly(sorted((data / folder).glob("*.jpg")), count)
+        images += [read_image(path, NAMED_WINDOWS["lung"]).image[0] for path in paths]
+        names += [f"{len(paths)} of {folder}"] if paths else []
+    if not images:
+        raise UsageError(f"none of {[folder for folder, _ in SOURCES]} in {data}: pass the folder of the data sets")
+    return GateSlices(", ".join(names), tuple(images), real=True)
+
+
+def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[index] for index in np.linspace(0, len(paths) - 1, count).round().astype(int)]

@@ -1,0 +1,144 @@
+"""`coronanet export` and `coronanet verify`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..console import JsonOption, emit_json, err, out, warn
+from ..engines.bundle import Bundle, FileRecord, Manifest
+from ..engines.places import bundle_home, data_home
+from ..engines.ranking import Ranking, rank, write_ranking
+from ..engines.slices import GateSlices, gate_slices
+from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.tasks import TASK_NAMES, TaskName
+from .shipped import PRETRAINED, export_all
+
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real CT for the gates.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export_verb)
+    app.command("verify")(verify_verb)
+
+
+def export_verb(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="A task that ships, or a folder with card.json and weights.safetensors; none: all that ship."),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Write an fp16 network beside the fp32 one.")] = False,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export networks to verified bundles: ONNX, parity with torch on real slices, speed on this machine."""
+    home = data_home(data)
+    if home is None:
+        warn("no real CT: parity runs on the synthetic phantom; pass --data DIR or set CORONANET_DATA")
+    bundles = export_all([_source(name) for name in models or TASK_NAMES], bundle_home(folder), half=fp16, data=home)
+    rankings = _rank(bundles, gate_slices(home))
+    if as_json:
+        emit_json({"bundles": [_bundle_json(bundles[name], rankings[name]) for name in bundles]})
+        return
+    out.print(gates_table({name: bundle.manifest for name, bundle in bundles.items()}))
+    out.print(_ranking_table(rankings))
+    out.print(f"bundles: {bundle_home(folder)}", soft_wrap=True)
+
+
+def verify_verb(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle: every hash, the card, and parity with torch again on this machine."""
+    opened = Bundle.open(bundle)
+    try:
+        from .pipeline import prove
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
+    err.print(f"{bundle}: every hash is the manifest's; running parity", soft_wrap=True)
+    manifest = prove(opened, gate_slices(data_home(data)))
+    refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
+    if as_json:
+        verdict = "refused" if refused else "passed"
+        emit_json({"bundle": opened.manifest.name, "sha256": opened.sha256, "verdict": verdict, **_files_json(manifest)})
+    else:
+        out.print(gates_table({opened.card.task: manifest}))
+    if refused:
+        reason = refused[0].evidence.reason if refused[0].evidence else ""
+        raise RefusedError(f"{bundle}: {refused[0].path} does not pass parity on this machine: {reason}")
+
+
+def gates_table(manifests: Mapping[TaskName, Manifest]) -> Table:
+    """Every graph with its size and what parity found."""
+    table = Table("bundle", "file", "precision", "MB", "parity", "labels equal", "largest difference", title="Gates")
+    for name, manifest in manifests.items():
+        for record in manifest.files:
+            if (found := record.evidence) is not None:
+                table.add_row(
+                    name,
+                    record.path,
+                    record.precision,
+                    f"{record.bytes / 1e6:.2f}",
+                    found.verdict,
+                    "-" if found.label_agreement is None else f"{found.label_agreement:.6f}",
+                    "-" if found.max_difference is None else f"{found.max_difference:.1e}",
+                )
+    return table
+
+
+def _rank(bundles: Mapping[TaskName, Bundle], slices: GateSlices) -> dict[TaskName, Ranking]:
+    rankings: dict[TaskName, Ranking] = {}
+    with err.status("measuring this machine"):
+        for name, bundle in bundles.items():
+            rankings[name] = rank(bundle, slices)
+            write_ranking(rankings[name])
+    return rankings
+
+
+def _ranking_table(rankings: Mapping[TaskName, Ranking]) -> Table:
+    table = Table("bundle", "engine", "precision", "verdict", "labels equal", "ms a slice", "chosen", title="This machine")
+    for name, ranking in rankings.items():
+        for way in ranking.ways:
+            table.add_row(
+                name,
+                way.backend,
+                way.precision,
+                way.verdict if not way.reason else f"{way.verdict}: {way.reason}",
+                "-" if way.evidence is None else f"{way.evidence.label_agreement or 0:.6f}",
+                "-" if way.latency_ms is None else f"{way.latency_ms:.1f}",
+                "*" if way.choice == ranking.best else "",
+            )
+    return table
+
+
+def _bundle_json(bundle: Bundle, ranking: Ranking) -> dict[str, object]:
+    return {
+        "name": bundle.manifest.name,
+        "path": str(bundle.path),
+        "sha256": bundle.sha256,
+        **_files_json(bundle.manifest),
+        "ranking": [way.model_dump(mode="json") for way in ranking.ways],
+    }
+
+
+def _files_json(manifest: Manifest) -> dict[str, object]:
+    return {"files": [_file_json(record) for record in manifest.files]}
+
+
+def _file_json(record: FileRecord) -> dict[str, object]:
+    return record.model_dump(mode="json", exclude_none=True)
+
+
+def _source(name: str) -> Path:
+    if name in TASK_NAMES:
+        return PRETRAINED / name
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UsageError(
+            f"no model '{name}': expected {', '.join(TASK_NAMES)}, or a folder with card.json and weights.safetensors"
+        )
+    return folder

@@ -1,0 +1,68 @@
+"""The weights that ship, as bundles: exported on first use, opened afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..console import err
+from ..engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, hash_file
+from ..engines.places import ROOT, bundle_home, data_home
+from ..engines.slices import gate_slices
+from ..model.errors import MissingPackageError
+from ..model.tasks import TASK_NAMES, TaskName
+
+PRETRAINED = ROOT / "model" / "pretrained"
+
+
+def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
+    """The bundles of the four tasks in ``folder`` (None: the usual place), exported first where they are not there.
+
+    In the usual place a bundle of other weights than those that ship is replaced; in a folder that the user names it is
+    left alone.
+
+    Raises:
+        RefusedError: a bundle was tampered with, or a gate refused an export.
+        MissingPackageError: something must be exported and torch is not installed.
+    """
+    home = bundle_home(folder)
+    bundles: dict[TaskName, Bundle] = {}
+    for name in TASK_NAMES:
+        if (home / name / MANIFEST).is_file():
+            bundle = Bundle.open(home / name)
+            if folder is not None or holds(bundle, PRETRAINED / name):
+                bundles[name] = bundle
+    if missing := [name for name in TASK_NAMES if name not in bundles]:
+        sources = [PRETRAINED / name for name in missing]
+        bundles |= export_all(sources, home, half=True, data=data_home(None))
+    return {name: bundles[name] for name in TASK_NAMES}
+
+
+def holds(bundle: Bundle, source: Path) -> bool:
+    """Whether a bundle was made of exactly the card and the weights in ``source``."""
+    hashes = {record.path: record.sha256 for record in bundle.manifest.files}
+    return all(hashes.get(name) == hash_file(source / name) for name in (CARD, WEIGHTS))
+
+
+def export_all(sources: Sequence[Path], out: Path, *, half: bool, data: Path | None) -> dict[TaskName, Bundle]:
+    """Export folders of card and weights to ``out``, with progress on stderr.
+
+    Raises:
+        MissingPackageError: torch or onnx is not installed.
+        UsageError, RefusedError: as ``pipeline.export_bundle``.
+    """
+    try:
+        from .pipeline import export_bundle
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
+    slices = gate_slices(data)
+    bundles: dict[TaskName, Bundle] = {}
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
+        for source in sources:
+            line = progress.add_task(f"exporting {source.name}", total=1)
+            bundle = export_bundle(
+                source, out, slices, half=half, progress=lambda what, line=line: progress.update(line, description=what)
+            )
+            progress.update(line, description=f"{bundle.card.task}: exported", completed=1)
+            bundles[bundle.card.task] = bundle
+    return bundles

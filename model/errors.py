@@ -1,0 +1,32 @@
+"""The two ways a command can fail, each with its exit code."""
+
+
+class CoronanetError(Exception):
+    """A failure whose message is the whole story: what was expected, what came, what mends it."""
+
+    exit_code = 2
+
+
+class UsageError(CoronanetError):
+    """Wrong use, unreadable input, or things that cannot be compared (exit code 2)."""
+
+
+class RefusedError(CoronanetError):
+    """A verdict is no: a gate, a hash, a signature or a linter said so (exit code 1)."""
+
+    exit_code = 1
+
+
+class MissingPackageError(UsageError):
+    """A package that a feature needs is not installed.
+
+    Args:
+        package: what cannot be imported, e.g. ``"openvino"``.
+        purpose: what it is for, e.g. ``"the OpenVINO engine"``.
+        extra: the extra of this project that brings it, e.g. ``"cpu"``.
+    """
+
+    def __init__(self, package: str, *, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'coronanet[{extra}]'")
+        self.package = package
+        self.extra = extra

@@ -1,0 +1,127 @@
+"""NIfTI volumes to int16 HU in display orientation, and masks back onto the file's own grid."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from ..study import NiftiGrid, Study
+from .hounsfield import check_size, to_hounsfield
+
+#: Columns towards the patient's left, rows towards the back, slices towards the head.
+DISPLAY = axcodes2ornt(("L", "P", "S"))
+#: Lungs hold air: a chest CT whose every voxel is denser than this is not in Hounsfield units.
+AIR_HU = -300
+
+_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+
+
+def read_nifti(path: Path) -> Study:
+    """A volume, or a single axial slice, through the file's own scaling.
+
+    Raises:
+        UsageError: the file is damaged, too large, not a volume, holds values that are not Hounsfield units, or does
+            not say where its axes lie.
+    """
+    image = _open(path)
+    shape = tuple(int(size) for size in image.shape)
+    if len(shape) not in (2, 3):
+        raise UsageError(f"{path} has {len(shape)} axes {list(shape)}: expected one volume with 3, so split it first")
+    affine = np.asarray(image.affine, np.float64)
+    grid = NiftiGrid(affine, shape, _orientation(affine, shape, path))
+    volume_shape = (*shape, 1)[:3]
+    _check_extent(volume_shape, grid.orientation, path)
+    volume = _hounsfield(image, volume_shape, path)
+    study_affine = affine @ inv_ornt_aff(grid.orientation, volume_shape)
+    column, row, between = (float(size) for size in np.linalg.norm(study_affine[:3, :3], axis=0))
+    return Study(
+        stem(path),
+        np.ascontiguousarray(apply_orientation(volume, grid.orientation).transpose(2, 1, 0)),
+        "nifti",
+        spacing_mm=(between, row, column),
+        affine=study_affine,
+        nifti=grid,
+        notes=_notes(image),
+    )
+
+
+def to_file_grid(mask: NDArray[np.uint8], grid: NiftiGrid) -> NDArray[np.uint8]:
+    """A mask ``[Z, H, W]`` of a study on the voxels of the NIfTI file that the study was read from."""
+    back = np.empty_like(grid.orientation)
+    for axis, (target, flip) in enumerate(grid.orientation):
+        back[int(target)] = (axis, flip)
+    return np.ascontiguousarray(apply_orientation(mask.transpose(2, 1, 0), back).reshape(grid.shape))
+
+
+def stem(path: Path) -> str:
+    """The file's name without ``.nii`` or ``.nii.gz``."""
+    name = path.name
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
+
+
+def _open(path: Path) -> Any:
+    try:
+        image = nib.load(path)
+    except _DAMAGED:
+        raise UsageError(f"{path} is not a readable NIfTI file: of another kind, damaged or truncated") from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise UsageError(f"{path} is not NIfTI but {type(image).__name__}: convert it, e.g. with dcm2niix")
+    dtype = image.get_data_dtype()
+    if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
+        raise UsageError(f"{path} holds {dtype} values: expected whole or real numbers in Hounsfield units")
+    if (unit := image.header.get_xyzt_units()[0]) not in ("mm", "unknown"):
+        raise UsageError(f"{path} measures space in {unit}: expected millimetres, so convert it first")
+    return image
+
+
+def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...], path: Path) -> NDArray[np.float64]:
+    degenerate = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+    found = None if degenerate else io_orientation(affine)
+    if found is None or np.isnan(found).any():
+        raise UsageError(f"{path} has an affine that maps no volume: repair its sform or qform")
+    orientation = np.asarray(ornt_transform(found, DISPLAY), np.float64)
+    if len(shape) == 2 and orientation[2, 0] != 2:
+        raise UsageError(f"{path} is a single slice that is not axial: expected an axial slice or a volume")
+    return orientation
+
+
+def _check_extent(shape: tuple[int, ...], orientation: NDArray[np.float64], path: Path) -> None:
+    columns, rows, slices = (shape[list(orientation[:, 0]).index(axis)] for axis in range(3))
+    check_size(slices, rows, columns, origin=str(path))
+
+
+def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.int16]:
+    try:
+        stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+    except _DAMAGED as error:
+        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}") from None
+    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    volume = np.empty(shape, np.int16, order="F")
+    # Slice by slice: the scaled values are float64, four times the size of what is kept.
+    for index in range(shape[2]):
+        volume[..., index] = to_hounsfield(stored[..., index], slope=slope, intercept=intercept, origin=str(path))
+    lowest = int(volume.min())
+    if lowest > AIR_HU:
+        raise UsageError(
+            f"{path} is not chest CT in Hounsfield units: its lowest value is {lowest}, and the air in lungs lies near "
+            "-850: restore its scaling (scl_slope, scl_inter), or save 8-bit slices as PNG and pass their --window"
+        )
+    return volume
+
+
+def _notes(image: Any) -> tuple[str, ...]:
+    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+        return ("The file records no orientation (qform and sform codes are 0); NIfTI's default was taken",)
+    return ()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,48 @@
+"""A study as everything inside the project sees it: int16 Hounsfield units and spacing in millimetres."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SourceKind = Literal["dicom", "nifti", "image", "phantom"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Slices in one stack, axial, feet to head, as a radiologist looks at them.
+
+    Attributes:
+        name: how the outputs are called: the file's stem or the series' folder.
+        image: int16 HU ``[Z, H, W]``; rows run from the front of the body to the back, columns from the patient's
+            right to the left, as stored for DICOM series and for images (whose orientation is not recorded).
+        kind: what the study was read from.
+        spacing_mm: (between slices, between rows, between columns), or None for images, which have none.
+        affine: voxel (column, row, slice) to RAS millimetres, float64 ``[4, 4]``, or None for images.
+        nifti: what puts a mask back on the grid of the NIfTI file it came from.
+        window_hu: the HU that grey 0 and grey 255 stood for, for an 8-bit image.
+        notes: what a reader of the report must know about how the study was read, one sentence each.
+    """
+
+    name: str
+    image: NDArray[np.int16]
+    kind: SourceKind
+    spacing_mm: tuple[float, float, float] | None = None
+    affine: NDArray[np.float64] | None = None
+    nifti: "NiftiGrid | None" = None
+    window_hu: tuple[float, float] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class NiftiGrid:
+    """The grid of a NIfTI file: its affine, its shape, and where each of its axes went.
+
+    ``shape`` has three axes, or two for a file of a single slice. ``orientation`` is nibabel's ``[3, 2]`` array from
+    the file's axes to the study's columns, rows and slices.
+    """
+
+    affine: NDArray[np.float64]
+    shape: tuple[int, ...]
+    orientation: NDArray[np.float64]

@@ -1,0 +1,55 @@
+"""Weights as safetensors: half precision on disk, single precision in memory, never a pickle."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .card import Card
+from .errors import UsageError
+from .networks import build
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights in half precision; batch-norm statistics and parameters stay in single precision."""
+    single = {
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for key in module.state_dict()
+    }
+    save_file(
+        {
+            name: (value if name in single or not value.is_floating_point() else value.half()).contiguous()
+            for name, value in network.state_dict().items()
+        },
+        path,
+    )
+
+
+def load_network(card: Card, path: Path) -> nn.Module:
+    """The torch reference: the card's network with the weights of ``path`` upcast to float32, in evaluation mode.
+
+    Raises:
+        UsageError: the file is missing, not safetensors, or does not fit the card's network.
+    """
+    if not path.is_file():
+        raise UsageError(f"no weights at {path}")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file: {error}") from None
+    network = build(card)
+    wanted = network.state_dict()
+    upcast: dict[str, Tensor] = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
+    wrong = sorted(
+        name for name in wanted.keys() | upcast.keys() if name not in wanted or name not in upcast
+        or wanted[name].shape != upcast[name].shape
+    )
+    if wrong:
+        raise UsageError(f"{path} does not fit the card's {card.network.family}: {len(wrong)} tensors differ, "
+                         f"the first is {wrong[0]}")
+    network.load_state_dict(upcast)
+    return network.eval()

@@ -1,0 +1,125 @@
+"""`coronanet predict`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from typer.core import TyperCommand
+
+from ..console import JsonOption
+from ..engines.bundle import Precision
+from ..engines.open import BACKENDS, PRECISIONS, Backend
+from ..engines.predictor import Choice
+from ..model.errors import UsageError
+from ..model.readers.windows import parse_window
+
+WINDOW = "--window"
+
+
+class PredictCommand(TyperCommand):
+    """Lets ``--window`` take either a name or two numbers, of which the first is mostly negative."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_window(args))
+
+
+def join_window(arguments: list[str]) -> list[str]:
+    """``--window -1350 150`` as the one value ``-1350 150``; everything else as it is."""
+    joined: list[str] = []
+    rest: Iterator[str] = iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument == "--":
+            break
+        if argument == WINDOW and (low := next(rest, None)) is not None:
+            high = next(rest, None) if _is_number(low) else None
+            if high is not None and _is_number(high):
+                joined.append(f"{low} {high}")
+            else:
+                joined += [low] if high is None else [low, high]
+    return [*joined, *rest]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict", cls=PredictCommand)(predict_verb)
+
+
+def predict_verb(
+    ctx: typer.Context,
+    *,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT", help="DICOM series, NIfTI (.nii, .nii.gz), PNG or JPEG; files or folders."),
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="Where the results go, a folder for each input.")],
+    window: Annotated[
+        str | None,
+        typer.Option(
+            WINDOW,
+            metavar="LOW HIGH | NAME",
+            help="What black and white of 8-bit images mean, in HU: -1350 150, or lung.",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server to ask, e.g. 127.0.0.1:8001.")
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds that the server may take for a batch of slices.")
+    ] = 30.0,
+    bundles: Annotated[Path | None, typer.Option(help="Folder of the bundles.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help=f"Run all networks on {', '.join(BACKENDS)}; none: the fastest that passed here.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"Compute in {', '.join(get_args(Precision))}; none: the fastest that passed here."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read studies, run the ensemble, and write a report, an overlay and masks for each. Research use only."""
+    meaning = None if window is None else parse_window(window)
+    if server is not None and (bundles or backend or precision):
+        raise UsageError("--server runs the server's own networks: leave out --bundles, --backend and --precision")
+    choice = parse_choice(backend, precision)
+
+    # Here, because OpenCV and nibabel come with it, and `coronanet --help` needs neither.
+    from .predict_run import local_ensemble, predict_and_answer, served_ensemble
+
+    ensemble = local_ensemble(ctx.obj, bundles, choice) if server is None else served_ensemble(server, timeout_s)
+    predict_and_answer(ensemble, inputs, meaning, folder, as_json=as_json)
+
+
+def parse_choice(backend: str | None, precision: str | None) -> Choice | None:
+    """How to run all networks, None where that is left to what was measured.
+
+    A backend alone runs in fp32; a precision alone on the first backend that has it.
+
+    Raises:
+        UsageError: no such backend or precision, or the backend does not have it.
+    """
+    if backend is None and precision is None:
+        return None
+    named: list[Backend] = [known for known in BACKENDS if backend in (None, known)]
+    if not named:
+        raise UsageError(f"no backend '{backend}': expected one of {', '.join(BACKENDS)}")
+    wanted = precision or "fp32"
+    for known in _in_order_of_use(named):
+        for has in PRECISIONS[known]:
+            if has == wanted:
+                return Choice(known, has)
+    available = sorted({has for known in named for has in PRECISIONS[known]})
+    raise UsageError(f"{backend or 'no backend here'} has no {precision}: expected one of {', '.join(available)}")
+
+
+def _in_order_of_use(backends: list[Backend]) -> list[Backend]:
+    """torch last: it is the reference, and what serves works without it."""
+    return sorted(backends, key=lambda name: name == "torch")

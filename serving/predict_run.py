@@ -1,0 +1,145 @@
+"""What `coronanet predict` does once its options are understood."""
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..console import emit_json, err, out, warn
+from ..engines.base import Engine
+from ..engines.places import BundleProvider
+from ..engines.predictor import Choice, LocalEnsemble
+from ..model.card import Window
+from ..model.errors import MissingPackageError, UsageError
+from ..model.readers import Unreadable, try_inputs
+from ..model.study import Study
+from ..model.tasks import TASK_NAMES
+from .overlay import DISCLAIMER
+from .predict import Outcome, Result, local_models, predict_studies, served_models
+from .report import ModelRecord
+
+#: An ensemble that is ready, and what reports say about its networks.
+Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
+
+
+@contextmanager
+def served_ensemble(address: str, timeout_s: float) -> Generator[Ensemble]:
+    try:
+        from ..engines.triton_engine import TritonEngine
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "tritonclient", purpose="asking a server", extra="serve") from None
+    with TritonEngine(address, timeout_s=timeout_s) as engine:
+        yield engine, served_models()
+
+
+@contextmanager
+def local_ensemble(provide: BundleProvider, folder: Path | None, choice: Choice | None) -> Generator[Ensemble]:
+    from ..engines.ranking import choose
+
+    bundles = provide(folder)
+    if choice is None:
+        with err.status("measuring this machine") as status:
+            choices = choose(bundles, progress=lambda name: status.update(f"measuring this machine: {name}"))
+    else:
+        choices = dict.fromkeys(TASK_NAMES, choice)
+    with LocalEnsemble(bundles, choices) as engine:
+        yield engine, local_models(bundles, choices)
+
+
+def predict_and_answer(
+    ensemble: AbstractContextManager[Ensemble],
+    inputs: list[Path],
+    window: Window | None,
+    folder: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Open the ensemble, run every input through it, write the results and say what came of it.
+
+    Raises:
+        UsageError: no input was finished.
+        typer.Exit: some were not (code 1).
+    """
+    # The first study is read before anything is exported, measured or asked: a typo must not cost a minute.
+    studies = try_inputs(inputs, window=window)
+    unreadable: list[Unreadable] = []
+    for study in studies:
+        if not isinstance(study, Unreadable):
+            break
+        unreadable.append(study)
+    else:
+        raise _nothing_finished(unreadable)
+    with ensemble as (engine, models):
+        outcome = _run(engine, models, chain(unreadable, [study], studies), folder)
+    _answer(outcome, window, as_json=as_json)
+
+
+def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
+    return UsageError("; ".join(failure.reason for failure in failures))
+
+
+def _run(
+    engine: Engine, models: tuple[ModelRecord, ...], studies: Iterable[Study | Unreadable], folder: Path
+) -> Outcome:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        line = bar.add_task("reading", total=None)
+
+        def progress(name: str, done: int, total: int) -> None:
+            bar.update(line, description=escape(name), completed=done, total=total)
+
+        return predict_studies(engine, studies, folder, models=models, progress=progress)
+
+
+def _answer(outcome: Outcome, window: Window | None, *, as_json: bool) -> None:
+    if not outcome.results:
+        raise _nothing_finished(outcome.failures)
+    if window is not None and all(result.report.input.kind != "image" for result in outcome.results):
+        warn("--window is for 8-bit images; these inputs carry Hounsfield units, so it was not used")
+    for result in outcome.results:
+        # An image's note is the window that the user just gave.
+        for note in () if result.report.input.kind == "image" else result.report.input.notes:
+            err.print(f"{result.report.input.name}: {note}", soft_wrap=True, markup=False)
+    for failure in outcome.failures:
+        err.print(f"failed: {failure.reason}", style="red", soft_wrap=True, markup=False)
+    if as_json:
+        emit_json(_to_json(outcome))
+    else:
+        out.print(_table(outcome.results))
+        out.print(DISCLAIMER)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _to_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "disclaimer": DISCLAIMER,
+        "results": [{"folder": str(result.folder), "report": asdict(result.report)} for result in outcome.results],
+        "failures": [asdict(failure) for failure in outcome.failures],
+        "exit_code": outcome.exit_code,
+    }
+
+
+def _table(results: tuple[Result, ...]) -> Table:
+    table = Table("study", "slices", "infected", "lung involved", "networks agree", "ms a slice", "results in")
+    for result in results:
+        report, whole = result.report, result.report.findings
+        involved, dice = whole.percent_of_lung_involved, whole.agreement.dice
+        table.add_row(
+            Text(report.input.name + (" (SYNTHETIC PHANTOM)" if report.input.synthetic else "")),
+            str(report.input.slices),
+            f"{whole.highest_infected_probability:.2f}",
+            "no lung found" if involved is None else f"{involved:.1f} %",
+            "no lesion" if dice is None else f"Dice {dice:.2f}{', with care' if whole.agreement.flagged else ''}",
+            f"{report.timings.inference_ms_per_slice:.0f}",
+            Text(str(result.folder), overflow="fold"),
+        )
+    return table

@@ -1,0 +1,192 @@
+"""Fill a Triton model repository from bundles, so that a half-written one is never served."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import KeysView, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from ..engines.bundle import Bundle, FileRecord, hash_file, publish
+from ..engines.open import file_precision
+from ..engines.places import ROOT, cache_home
+from ..engines.predictor import Choice
+from ..model.card import StrictModel, explain
+from ..model.errors import RefusedError, UsageError
+from ..model.tasks import TaskName
+from .step import REMEDY, STEP, StepFile
+from .triton_config import DEFAULT_INSTANCES, ENSEMBLE, GENERATED, Step, Target, container_file, plan_steps, render_configs
+
+VERSION = "1"
+CONFIG = "config.pbtxt"
+INDEX = "repository.json"
+CONFIG_PATHS: dict[Target, str] = {
+    "embedded": CONFIG,
+    "onnxruntime": "configs/onnxruntime.pbtxt",
+    "tensorrt": "configs/tensorrt.pbtxt",
+}
+EDGE = Choice("onnxruntime", "fp32")
+
+
+class RepositoryIndex(StrictModel):
+    """``coronanet/1/repository.json``, written last: the repository is whole, and these are its steps.
+
+    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``bundles`` a task to its bundle's.
+    """
+
+    schema_version: Literal[1] = 1
+    steps: dict[str, str]
+    bundles: dict[TaskName, str]
+
+
+@dataclass(frozen=True)
+class FilledStep:
+    """A model of a filled repository and what it runs."""
+
+    name: str
+    step: StepFile
+
+
+def repository_home(option: Path | None) -> Path:
+    """The folder of the repository: the option, else ``triton_repo`` of the checkout, else of the user's cache."""
+    if option is not None:
+        return option
+    return (ROOT if (ROOT / "pyproject.toml").is_file() else cache_home()) / "triton_repo"
+
+
+def fill_repository(
+    bundles: Mapping[TaskName, Bundle],
+    out: Path,
+    choices: Mapping[TaskName, Choice],
+    *,
+    instances: int = DEFAULT_INSTANCES,
+    threads: int | None = None,
+) -> tuple[FilledStep, ...]:
+    """Write the configurations, the models and the index of a repository; models of our own that it lacks go.
+
+    Args:
+        bundles: open bundles, at least one.
+        out: the repository; models in it that this did not write are left alone.
+        choices: how to run each network.
+        instances: processes that the embedded server runs for each network.
+        threads: threads of one inference; None shares this machine's cores between the instances.
+
+    Raises:
+        UsageError: no bundle, a choice that cannot be served, a bundle that lacks a file, or a folder in ``out`` that
+            has a step's name and is not ours.
+        RefusedError: a copied file does not have the hash of its manifest.
+    """
+    if not bundles:
+        raise UsageError("no bundle to serve: export one with `coronanet export`")
+    shared = threads or max(1, len(os.sched_getaffinity(0)) // instances)
+    plan = plan_steps(bundles)
+    filled = tuple(FilledStep(step.name, _describe(step, bundles[step.task], choices, shared)) for step in plan)
+    configs = render_configs(bundles, instances=instances)
+    _check_folder(out, configs.keys())
+    # Without its version folder Triton refuses the ensemble, and `read_index` the repository.
+    shutil.rmtree(out / ENSEMBLE / VERSION, ignore_errors=True)
+    for folder in _own_folders(out) - configs.keys():
+        shutil.rmtree(out / folder)
+    for name, by_target in configs.items():
+        for target, text in by_target.items():
+            _write(out / name / CONFIG_PATHS[target], text)
+    for step, done in zip(plan, filled, strict=True):
+        with publish(out / step.name / VERSION) as work:
+            _fill_version(work, step, bundles[step.task], done.step)
+    index = RepositoryIndex(
+        steps={step.name: hash_file(out / step.name / VERSION / STEP) for step in plan},
+        bundles={task: bundle.sha256 for task, bundle in bundles.items()},
+    )
+    with publish(out / ENSEMBLE / VERSION) as work:
+        (work / INDEX).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return filled
+
+
+def read_index(repository: Path) -> RepositoryIndex:
+    """The index of a whole repository, every step there.
+
+    Raises:
+        UsageError: there is no repository, or it was not filled to its end.
+        RefusedError: a step is not the one that the index names.
+    """
+    path = repository / ENSEMBLE / VERSION / INDEX
+    if not path.is_file():
+        raise UsageError(f"{repository} is not a filled model repository: fill it with `coronanet repository`")
+    try:
+        index = RepositoryIndex.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path} is not valid: {explain(error)}: {REMEDY}") from None
+    for name, sha256 in index.steps.items():
+        step = repository / name / VERSION / STEP
+        if not step.is_file() or hash_file(step) != sha256:
+            raise RefusedError(f"{step} is missing or was changed: {REMEDY}")
+        if not (repository / name / CONFIG).is_file():
+            raise RefusedError(f"{repository / name / CONFIG} is missing: {REMEDY}")
+    return index
+
+
+def _describe(step: Step, bundle: Bundle, choices: Mapping[TaskName, Choice], threads: int) -> StepFile:
+    choice = choices[step.task] if step.graph == "network" else EDGE
+    if choice.backend == "torch":
+        raise UsageError(f"{step.task} cannot be served by torch: expected onnxruntime or openvino")
+    record = bundle.require(step.graph, file_precision(choice.backend, choice.precision))
+    return StepFile(
+        bundle=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        graph=step.graph,
+        file=Path(record.path).name,
+        sha256=record.sha256,
+        backend=choice.backend,
+        precision=choice.precision,
+        threads=choice.threads or threads,
+        inputs=record.inputs,
+        outputs=record.outputs,
+        max_batch=record.batch.max if record.batch else 1,
+    )
+
+
+def _fill_version(work: Path, step: Step, bundle: Bundle, described: StepFile) -> None:
+    embedded = bundle.require(step.graph, file_precision(described.backend, described.precision))
+    for record in {record.path: record for record in (embedded, container_file(bundle, step.graph))}.values():
+        _copy(bundle, record, work)
+    (work / "model.py").write_text(_template(), encoding="utf-8")
+    (work / STEP).write_text(described.to_json(), encoding="utf-8")
+
+
+def _copy(bundle: Bundle, record: FileRecord, work: Path) -> None:
+    copy = work / Path(record.path).name
+    shutil.copyfile(bundle.file(record), copy)
+    if hash_file(copy) != record.sha256:
+        raise RefusedError(f"{bundle.file(record)} was changed after export: export it again with `coronanet export`")
+
+
+def _template() -> str:
+    return (files(__package__ or "") / "templates" / "step.py").read_text(encoding="utf-8")
+
+
+def _own_folders(out: Path) -> set[str]:
+    """The models in ``out`` that this module wrote, by the first line of their configuration."""
+    return {path.parent.name for path in out.glob(f"*/{CONFIG}") if path.read_text(encoding="utf-8").startswith(GENERATED)}
+
+
+def _check_folder(out: Path, names: KeysView[str]) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: expected a folder for the model repository")
+    if foreign := sorted(name for name in names - _own_folders(out) if (out / name / CONFIG).exists()):
+        raise UsageError(f"{out / foreign[0]} was not written by `coronanet repository`: move it, or choose another --out")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text whole or not at all; one that is already there is left untouched."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).chmod(0o644)
+    os.replace(name, path)

@@ -1,0 +1,185 @@
+"""The model repository as text: bundles in, one ``config.pbtxt`` a step and target out. Nothing is read or written.
+
+Every configuration goes through Triton's own message types, so what is written is what Triton parses.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from google.protobuf import descriptor_pool, json_format, message_factory, text_format
+from google.protobuf.message import Message
+from tritonclient.grpc import model_config_pb2
+
+from ..engines.base import TensorSpec
+from ..engines.bundle import Bundle, FileRecord, Graph
+from ..engines.predictor import IMAGE, ensemble_output
+from ..model.tasks import TASK_NAMES, TaskName
+
+ENSEMBLE = "coronanet"
+#: What Triton is started with: nothing (the embedded server), or ``--model-config-name`` in NVIDIA's container.
+Target = Literal["embedded", "onnxruntime", "tensorrt"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+GENERATED = "# Written by `coronanet repository` from the bundles' manifests: edits are lost.\n"
+
+DEFAULT_INSTANCES = 2
+QUEUE_TIMEOUT_US = 30_000_000
+QUEUE_LENGTH = 256
+TYPES = {"int16": "TYPE_INT16", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+
+_CONFIG = message_factory.GetMessageClass(
+    descriptor_pool.Default().FindMessageTypeByName(f"{model_config_pb2.DESCRIPTOR.package}.ModelConfig")
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model of the repository: a graph of a bundle.
+
+    Attributes:
+        name: the Triton model, also its folder.
+        task: whose bundle the graph comes from; a shared ``preprocess`` takes it from the first that asks for it.
+        graph: ``preprocess``, ``network`` or ``decide``.
+        reads: the ensemble's tensor behind each input.
+        writes: the ensemble's tensor behind each output.
+    """
+
+    name: str
+    task: TaskName
+    graph: Graph
+    reads: Mapping[str, str]
+    writes: Mapping[str, str]
+
+
+def plan_steps(bundles: Mapping[TaskName, Bundle]) -> tuple[Step, ...]:
+    """The steps of the ensemble in the order in which they run: preprocessing once a recipe, networks, decisions."""
+    tasks = [task for task in TASK_NAMES if task in bundles]
+    first_with: dict[str, TaskName] = {}
+    for task in tasks:
+        first_with.setdefault(bundles[task].card.recipe, task)
+    suffix = {recipe: f"_{recipe}" if len(first_with) > 1 else "" for recipe in first_with}
+    steps = [
+        Step(f"preprocess{suffix[recipe]}", task, "preprocess", {"image": "image"}, {"pixels": f"pixels{suffix[recipe]}"})
+        for recipe, task in first_with.items()
+    ]
+    for task in tasks:
+        pixels = f"pixels{suffix[bundles[task].card.recipe]}"
+        steps.append(Step(task, task, "network", {"pixels": pixels}, {"logits": f"logits_{task}"}))
+    for task in tasks:
+        spec = bundles[task].card.spec
+        sources = {"logits": f"logits_{task}", "image": "image"}
+        reads = {tensor.name: sources[tensor.name] for tensor in bundles[task].require("decide").inputs}
+        steps.append(Step(f"decide_{task}", task, "decide", reads, {spec.decision: spec.output}))
+    return tuple(steps)
+
+
+def render_configs(
+    bundles: Mapping[TaskName, Bundle], *, instances: int = DEFAULT_INSTANCES
+) -> dict[str, dict[Target, str]]:
+    """The text of every configuration: model name -> target -> ``config.pbtxt``.
+
+    Args:
+        bundles: open bundles, at least one.
+        instances: processes that the embedded server runs for each network.
+
+    Raises:
+        UsageError: a bundle lacks one of the three graphs.
+    """
+    steps = plan_steps(bundles)
+    configs: dict[str, dict[Target, str]] = {
+        step.name: {target: _render(_step(step, bundles[step.task], target, instances)) for target in TARGETS}
+        for step in steps
+    }
+    ensemble = _render(_ensemble(steps, bundles))
+    configs[ENSEMBLE] = dict.fromkeys(TARGETS, ensemble)
+    return configs
+
+
+def container_file(bundle: Bundle, graph: Graph) -> FileRecord:
+    """The ONNX file that NVIDIA's container runs on its onnxruntime backend: fp16 where the export passed it."""
+    half = bundle.manifest.graph(graph, "fp16")
+    if half is not None and half.evidence is not None and half.evidence.verdict == "passed":
+        return half
+    return bundle.require(graph)
+
+
+def parse_config(text: str) -> Message:
+    """The ``ModelConfig`` in a ``config.pbtxt``.
+
+    Raises:
+        google.protobuf.text_format.ParseError: the text is not one.
+    """
+    return text_format.Parse(text, _CONFIG())
+
+
+def _render(config: Mapping[str, Any]) -> str:
+    return GENERATED + text_format.MessageToString(json_format.ParseDict(dict(config), _CONFIG()))
+
+
+def _step(step: Step, bundle: Bundle, target: Target, instances: int) -> dict[str, Any]:
+    record = bundle.require(step.graph)
+    on_gpu = target != "embedded" and step.graph == "network"
+    config: dict[str, Any] = {
+        "name": step.name,
+        **_backend(step, bundle, target),
+        "max_batch_size": record.batch.max if record.batch else 1,
+        "input": _tensors(tensor.spec for tensor in record.inputs),
+        "output": _tensors(tensor.spec for tensor in record.outputs),
+        "instance_group": [
+            {
+                "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
+                # Networks take nearly all of the time: more processes for the other steps only cost memory.
+                "count": instances if target == "embedded" and step.graph == "network" else 1,
+            }
+        ],
+        **({"dynamic_batching": _queue(step, target)} if target!="embedded" else {}),
+    }
+    return config
+
+
+def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
+    if target == "embedded":
+        return {"backend": "python"}
+    # TensorRT takes neither int16 nor uint8, so the two ends of the chain stay on ONNX Runtime.
+    if target == "tensorrt" and step.graph == "network":
+        return {"platform": "tensorrt_plan", "backend": "tensorrt", "default_model_filename": "model.plan"}
+    return {"backend": "onnxruntime", "default_model_filename": container_file(bundle, step.graph).path}
+
+
+def _queue(step: Step, target: Target) -> dict[str, Any]:
+    """How requests wait: nobody longer than the timeout; merged into batches only where a GPU gains from it."""
+    policy: dict[str, Any] = {"timeout_action": "REJECT", "default_timeout_microseconds": QUEUE_TIMEOUT_US}
+    if step.graph == "preprocess":
+        # Only here: a request rejected behind an ensemble's first step never gets an answer (fixed in Triton 26.03).
+        policy["max_queue_size"] = QUEUE_LENGTH
+    queue: dict[str, Any] = {"default_queue_policy": policy}
+    if target == "embedded" or step.graph != "network":
+        pass
+    return queue
+
+
+def _ensemble(steps: Sequence[Step], bundles: Mapping[TaskName, Bundle]) -> dict[str, Any]:
+    records = [bundles[step.task].require(step.graph) for step in steps]
+    return {
+        "name": ENSEMBLE,
+        "platform": "ensemble",
+        "max_batch_size": min(record.batch.max if record.batch else 1 for record in records),
+        "input": _tensors([IMAGE]),
+        "output": _tensors(ensemble_output(step.task) for step in steps if step.graph == "decide"),
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": step.name,
+                    "model_version": -1,
+                    "input_map": dict(step.reads),
+                    "output_map": dict(step.writes),
+                }
+                for step in steps
+            ]
+        },
+    }
+
+
+def _tensors(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    """Triton's form of tensors; the batch axis is implied by ``max_batch_size``."""
+    return [{"name": spec.name, "data_type": TYPES[spec.dtype], "dims": list(spec.shape[1:])} for spec in specs]

@@ -1,0 +1,86 @@
+"""Engines whose behaviour is known, so that what the harness says about them can be checked."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from coronanet.benchmarks.protocol import EngineCase, InputRecord, LoadCase, Method, Protocol, observe
+from coronanet.benchmarks.timing import Plan, WarmUpRule
+from coronanet.engines.base import EngineBase, Tensors, TensorSpec
+from numpy.typing import NDArray
+
+IMAGE = TensorSpec("image", "int16", (-1, -1, -1))
+ANSWER = TensorSpec("lung_mask", "uint8", (-1, -1, -1))
+
+
+class FakeEngine(EngineBase):
+    """Sleeps, then answers zeros; every ``fails_every``-th call fails. Counts what is in flight over all of them."""
+
+    lock = threading.Lock()
+    running = 0
+    most_running = 0
+
+    def __init__(self, sleep_s: float = 0.0, *, fails_every: int = 0) -> None:
+        super().__init__((IMAGE,), (ANSWER,), 8)
+        self.sleep_s, self.fails_every = sleep_s, fails_every
+        self.calls = 0
+        self.closed = False
+        self.threads: set[int] = set()
+
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        self.calls += 1
+        self.threads.add(threading.get_ident())
+        with FakeEngine.lock:
+            FakeEngine.running += 1
+            FakeEngine.most_running = max(FakeEngine.most_running, FakeEngine.running)
+        time.sleep(self.sleep_s)
+        with FakeEngine.lock:
+            FakeEngine.running -= 1
+        if self.fails_every and self.calls % self.fails_every == 0:
+            raise RuntimeError("planted at 10.1.2.3:8001")
+        return {"lung_mask": np.zeros(feeds["image"].shape, np.uint8)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def fake_engine() -> Callable[..., Any]:
+    FakeEngine.running = FakeEngine.most_running = 0
+    return FakeEngine
+
+
+@pytest.fixture
+def feeds() -> dict[str, NDArray[np.int16]]:
+    return {"image": np.zeros((1, 8, 8), np.int16)}
+
+
+@pytest.fixture
+def method() -> Method:
+    return Method(
+        verb="bench engines",
+        measures="a call",
+        transfers="none",
+        order="in turns",
+        input=InputRecord(description="zeros", dtype="int16", shape=(8, 8), slices=1, sha256="00", step="none"),
+        warm_up=WarmUpRule(),
+        plan=Plan(repeats=10, limit_s=1.0),
+    )
+
+
+@pytest.fixture
+def protocol(method: Method) -> Protocol:
+    return observe(method, {})
+
+
+@pytest.fixture
+def engine_case() -> EngineCase:
+    return EngineCase(task="lung_segmentation", backend="onnxruntime", precision="fp16", batch=1, threads=None)
+
+
+@pytest.fixture
+def load_case() -> LoadCase:
+    return LoadCase(target="served", model="coronanet", concurrency=2, batch=1, threads=None, engines={})

@@ -1,0 +1,52 @@
+"""What many tests need: really exported bundles, and real slices where the data is."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.places import HOME_VARIABLE, ROOT, data_home
+from coronanet.engines.ranking import machine
+from coronanet.engines.slices import GateSlices, gate_slices
+from coronanet.export.shipped import provide_bundles
+from coronanet.model.tasks import TaskName
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Bundles and measurements of the tests never touch the user's own.
+
+    Kept between runs for as long as everything that makes a bundle is the same, since an export takes a while.
+    """
+    digest = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode())
+    for folder in ("model", "engines", "export"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    assert request.config.cache is not None
+    home = request.config.cache.mkdir(f"home-{digest.hexdigest()[:12]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def bundles(own_home: Path) -> dict[TaskName, Bundle]:
+    """The weights that ship, exported with fp16 through every gate."""
+    return provide_bundles(None)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the real CT."""
+    folder = data_home(None)
+    if folder is None:
+        pytest.skip("no real CT: set CORONANET_DATA to the folder of the data sets")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_slices(data: Path) -> GateSlices:
+    """Real slices of training and validation sets, each int16 HU [H, W]."""
+    return gate_slices(data)

@@ -1,0 +1,107 @@
+"""The doctor: what is here, what is missing, and the command that brings it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from coronanet import cli
+from coronanet.engines import doctor
+from coronanet.engines.doctor import EXTRAS, VERBS, Package, diagnose, examine, find_problems, list_packages
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The versions that the doctor sees, in place of the real ones."""
+    versions = {"numpy": "1.26.4"}
+    monkeypatch.setattr(doctor, "installed_version", versions.get)
+    return versions
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An embedded server with a stub for this Python, on a C library that fits it."""
+    binary = tmp_path / "tritonserver" / "bin" / "tritonserver"
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    stub = f"{doctor.sys.version_info.major}.{doctor.sys.version_info.minor}"
+    (tmp_path / "tritonserver" / "python_backend_stubs" / stub).mkdir(parents=True)
+    monkeypatch.setattr(doctor, "find_server", lambda: binary)
+    monkeypatch.setattr(doctor.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    return binary
+
+
+def test_packages_are_listed_by_extra_with_their_versions(installed: dict[str, str]) -> None:
+    packages = list_packages(["numpy>=1.26", 'tritonclient[grpc,http]>=2.51; extra == "serve"'])
+    assert packages == (Package("numpy", "core", "1.26.4"), Package("tritonclient", "serve", None))
+
+
+def test_a_verb_without_its_packages_names_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"torch": object()}
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", there.get)
+    verb = diagnose("export", ("torch", "onnx", "onnxruntime"))
+    assert verb.missing == ("onnx", "onnxruntime")
+    assert verb.remedy == "pip install 'coronanet[cpu,train]'"
+
+
+def test_a_verb_with_all_its_packages_needs_no_remedy() -> None:
+    verb = diagnose("doctor", ("json",))
+    assert (verb.missing, verb.remedy) == ((), None)
+
+
+def test_every_module_that_a_verb_needs_has_an_extra() -> None:
+    assert {module for modules in VERBS.values() for module in modules} == EXTRAS.keys()
+
+
+def test_a_sound_environment_has_no_problems(installed: dict[str, str], server: Path) -> None:
+    assert find_problems() == []
+
+
+def test_both_onnxruntimes_together_are_a_problem(installed: dict[str, str], server: Path) -> None:
+    installed.update({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})
+    (problem,) = find_problems()
+    assert "coronanet[cpu]" in problem
+
+
+def test_numpy_2_under_the_embedded_server_is_a_problem(installed: dict[str, str], server: Path) -> None:
+    installed["numpy"] = "2.4.6"
+    (problem,) = find_problems()
+    assert "pip install 'numpy<2'" in problem
+
+
+def test_a_python_without_a_stub_is_a_problem(
+    installed: dict[str, str], server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stub,) = (server.parent.parent / "python_backend_stubs").iterdir()
+    stub.rmdir()
+    (problem,) = find_problems()
+    assert "no stub for Python" in problem
+
+
+@pytest.mark.parametrize(("library", "found"), [(("glibc", "2.31"), "glibc 2.31"), (("", ""), "another C library")])
+def test_a_c_library_that_the_server_cannot_use_is_a_problem(
+    installed: dict[str, str],
+    server: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: tuple[str, str],
+    found: str,
+) -> None:
+    monkeypatch.setattr(doctor.platform, "libc_ver", lambda: library)
+    (problem,) = find_problems()
+    assert f"needs glibc 2.35, here is {found}" in problem
+
+
+def test_doctor_answers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["doctor", "--json"])
+    assert not stopped.value.code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.keys() == examine().to_json().keys()
+    assert {"core", "train", "cpu", "gpu", "serve", "dicom", "dev"} <= {item["extra"] for item in answer["packages"]}
+
+
+def test_doctor_answers_people(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["doctor"])
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Machine", "Packages", "Verbs", "numpy"))

@@ -1,0 +1,130 @@
+"""From card and weights to a published bundle, and what stops one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
+from coronanet.engines.slices import gate_slices
+from coronanet.export import pipeline
+from coronanet.export.half import count_half_weights
+from coronanet.export.shipped import PRETRAINED, holds, provide_bundles
+from coronanet.export.to_onnx import IR_VERSION, OPSET
+from coronanet.model.errors import RefusedError, UsageError
+from coronanet.model.tasks import TASK_NAMES, TaskName
+
+SMALLEST: TaskName = "lung_segmentation"
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_every_graph_that_ships_passed_parity_with_torch(bundles: dict[TaskName, Bundle], task: TaskName) -> None:
+    evidence = {record.path: record.evidence for record in bundles[task].manifest.files if record.kind == "onnx"}
+    assert set(evidence) == {"preprocess.onnx", "decide.onnx", "network.fp32.onnx", "network.fp16.onnx"}
+    for path, found in evidence.items():
+        assert found is not None
+        assert found.verdict == "passed", path
+        assert found.label_agreement is not None
+        assert found.label_agreement >= 1 - bundles[task].card.tolerance
+        assert found.slices >= 8
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_fp16_is_half_precision_inside_and_single_at_the_edges(bundles: dict[TaskName, Bundle], task: TaskName) -> None:
+    bundle = bundles[task]
+    single, half = bundle.require("network", "fp32"), bundle.require("network", "fp16")
+    assert half.bytes < 0.55 * single.bytes
+    weights, total = count_half_weights(bundle.file(half))
+    assert weights >= 0.99 * total
+    graph = onnx.load_model(bundle.file(half)).graph
+    edges = [tensor.type.tensor_type.elem_type for tensor in (*graph.input, *graph.output)]
+    assert set(edges) == {onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_files_are_of_the_recorded_opset_and_name_no_source_file(
+    bundles: dict[TaskName, Bundle], task: TaskName
+) -> None:
+    for record in bundles[task].manifest.files:
+        if record.kind != "onnx":
+            continue
+        content = bundles[task].file(record).read_bytes()
+        model = onnx.load_model_from_string(content)
+        assert model.ir_version == IR_VERSION
+        assert [entry.version for entry in model.opset_import if not entry.domain] == [OPSET] == [record.opset]
+        assert b".py" not in content
+
+
+def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(tmp_path: Path) -> None:
+    source = _copy_of_weights(tmp_path)
+    _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.bias" else value)
+    with pytest.raises(RefusedError, match="not finite"):
+        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_graph_that_decides_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter is broken on purpose: it writes another network than the reference."""
+    source = _copy_of_weights(tmp_path)
+    export_graph = pipeline.export_graph
+
+    def export_other(card, graph, network, path):  # type: ignore[no-untyped-def]
+        if graph == "network":
+            network = torch.nn.Sequential(network, torch.nn.Threshold(1e9, 1e3))
+        export_graph(card, graph, network, path)
+
+    monkeypatch.setattr(pipeline, "export_graph", export_other)
+    with pytest.raises(RefusedError, match=r"network\.fp32\.onnx did not pass parity: .* of the labels differ"):
+        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
+    source = _copy_of_weights(tmp_path)
+    out = tmp_path / "out"
+    first = pipeline.export_bundle(source, out, gate_slices(None), half=True)
+    second = pipeline.export_bundle(source, out, gate_slices(None), half=False)
+    assert first.manifest.graph("network", "fp16") is not None
+    assert second.manifest.graph("network", "fp16") is None
+    assert not (second.path / "network.fp16.onnx").exists()
+    assert [path.name for path in out.iterdir()] == [SMALLEST]
+
+
+def test_weights_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
+    source = _copy_of_weights(tmp_path)
+    card = json.loads((source / CARD).read_text())
+    card["network"]["parameters"]["features"] = 6
+    (source / CARD).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's unet"):
+        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+
+
+def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
+    source = _copy_of_weights(tmp_path)
+    content = (source / WEIGHTS).read_bytes()
+    (source / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UsageError, match="is not a safetensors file"):
+        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+
+
+def test_shipped_weights_are_exported_once_and_a_bundle_of_others_is_known(bundles: dict[TaskName, Bundle]) -> None:
+    again = provide_bundles(None)
+    assert {name: bundle.sha256 for name, bundle in again.items()} == {n: b.sha256 for n, b in bundles.items()}
+    assert holds(bundles["lung_segmentation"], PRETRAINED / "lung_segmentation")
+    assert not holds(bundles["lung_segmentation"], PRETRAINED / "binary_segmentation")
+
+
+def _copy_of_weights(folder: Path) -> Path:
+    source = folder / "source"
+    shutil.copytree(PRETRAINED / SMALLEST, source)
+    return source
+
+
+def _edit_weights(source: Path, change) -> None:  # type: ignore[no-untyped-def]
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(source / WEIGHTS)
+    save_file({name: change(name, value).astype(value.dtype) for name, value in tensors.items()}, source / WEIGHTS)

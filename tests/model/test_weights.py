@@ -1,0 +1,40 @@
+"""Weights are half precision on disk and single precision in memory, and light."""
+
+from pathlib import Path
+
+import torch
+from coronanet.export.shipped import PRETRAINED
+from coronanet.model.card import Card
+from coronanet.model.networks import build
+from coronanet.model.tasks import TASK_NAMES
+from coronanet.model.weights import load_network, save_weights
+from safetensors.torch import load_file
+
+MEGABYTE = 1e6
+
+
+def test_the_weights_that_ship_are_at_most_12_megabytes_together() -> None:
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.safetensors")) <= 12 * MEGABYTE
+
+
+def test_weights_are_stored_in_half_precision_and_batch_norm_in_single(tmp_path: Path) -> None:
+    for task in TASK_NAMES:
+        card = Card.load(PRETRAINED / task / "card.json")
+        network = build(card)
+        save_weights(network, tmp_path / "weights.safetensors")
+        stored = load_file(tmp_path / "weights.safetensors")
+        running = {name: value.dtype for name, value in stored.items() if "running_" in name}
+        assert set(running.values()) == {torch.float32}
+        half = sum(value.numel() for value in stored.values() if value.dtype == torch.float16)
+        assert half > 0.95 * sum(value.numel() for value in stored.values())
+
+
+def test_what_is_loaded_is_what_was_saved_rounded_once(tmp_path: Path) -> None:
+    card = Card.load(PRETRAINED / "lung_segmentation" / "card.json")
+    network = load_network(card, PRETRAINED / "lung_segmentation" / "weights.safetensors")
+    assert not network.training
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    save_weights(network, tmp_path / "again.safetensors")
+    again = load_network(card, tmp_path / "again.safetensors")
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, again.state_dict()[name], rtol=0, atol=0)

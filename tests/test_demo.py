@@ -1,0 +1,75 @@
+"""The demo: the whole way once, through the real Triton server, with short measurements."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from coronanet import cli, demo
+from coronanet.engines import ranking
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.predictor import Choice
+from coronanet.model.tasks import TaskName
+from coronanet.serving import repository
+from nibabel.nifti1 import Nifti1Image
+
+#: A region carries the process that started its server.
+SHM = Path("/dev/shm")
+
+
+def _exit_code(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing but the phantom at hand, a repository of its own, engines given, few calls."""
+
+    def choose(bundles: Mapping[TaskName, Bundle], **_: object) -> dict[TaskName, Choice]:
+        return dict.fromkeys(bundles, Choice("onnxruntime", "fp16"))
+
+    monkeypatch.setattr(demo, "data_home", lambda _: None)
+    monkeypatch.setattr(ranking, "choose", choose)
+    monkeypatch.setattr(repository, "repository_home", lambda _: tmp_path / "triton_repo")
+    for name, value in (("ENGINE_REPEATS", 3), ("REQUESTS", 4), ("WARM_UP_CALLS", 2), ("REQUEST_SECONDS", 5.0)):
+        monkeypatch.setattr(demo, name, value)
+
+
+@pytest.mark.usefixtures("bundles", "short")
+def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(["demo", "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert not list(SHM.glob(f"coronanet-{os.getpid()}-*"))
+    answer = json.loads(capsys.readouterr().out)
+    (result,) = answer["results"]
+    assert result["synthetic"]
+    folder = tmp_path / "out" / "synthetic_phantom"
+    assert Path(result["folder"]) == folder
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert {model["backend"] for model in report["models"]} == {"triton"}
+    assert (folder / "overlay.png").stat().st_size > 10_000
+    shape = Nifti1Image.from_filename(folder / "lesion_types.nii.gz").shape
+    assert shape == (report["input"]["columns"], report["input"]["rows"], report["input"]["slices"])
+    serving = json.loads(Path(answer["benchmarks"]["serving"]).read_text(encoding="utf-8"))
+    assert {case["case"]["target"] for case in serving["results"]} == {"served", "in_process"}
+    assert all(not case["errors"] for case in serving["results"])
+    masks = [item["equal_share"] for item in serving["agreement"] if item["equal_share"] is not None]
+    assert masks == [1.0, 1.0, 1.0]
+    assert _exit_code(["bench", "table", answer["benchmarks"]["engines"], answer["benchmarks"]["serving"]]) == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("multiclass", "onnxruntime", "ensemble", "p99 ms", "slices/s"))
+
+
+@pytest.mark.parametrize("arguments", [["no-such-file.nii.gz"], ["slice.png"]])
+def test_an_unreadable_study_ends_the_demo_before_anything_is_exported(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slice.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert _exit_code(["demo", *arguments]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

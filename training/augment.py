@@ -1,0 +1,97 @@
+"""Augmentation of the talk, on HU, image and labels together: one affine map and one elastic field per slice.
+
+Views are part of it: a network must bear the whole field of view of a scanner, slices cropped to the lungs, and every
+quarter turn, because the data sets and the clinics differ in all three.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .samples import Sample
+
+AIR_HU = -1024
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a slice may be bent; lengths are shares of the view, angles in degrees, intensities in HU."""
+
+    crop_to_lungs: float = 0.5
+    smallest_view: float = 0.7
+    largest_view: float = 1.25
+    rotation_degrees: float = 20.0
+    aspect: float = 0.15
+    elastic: float = 0.02
+    contrast: float = 0.25
+    shift_hu: float = 120.0
+    noise_hu: float = 35.0
+
+
+def augment(
+    sample: Sample, size: tuple[int, int], how: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """A random view of a slice: image int16 HU and labels uint8, both ``size`` (height, width)."""
+    matrix = _random_view(sample, size, how, rng)
+    columns, rows = _sampling_grid(matrix, size, how, rng)
+    image = cv2.remap(
+        sample.image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderValue=float(AIR_HU)
+    )
+    labels = cv2.remap(sample.labels, columns, rows, cv2.INTER_NEAREST, borderValue=0)
+    return _jitter(image, how, rng), labels.astype(np.uint8)
+
+
+def _random_view(
+    sample: Sample, size: tuple[int, int], how: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The affine map ``[2, 3]`` from the canvas to the slice."""
+    height, width = sample.image.shape
+    top, left, bottom, right = 0, 0, height, width
+    if sample.lungs is not None and rng.random() < how.crop_to_lungs:
+        top, left, bottom, right = sample.lungs
+    scale = math.exp(rng.uniform(math.log(how.smallest_view), math.log(how.largest_view)))
+    stretch = math.exp(rng.uniform(-how.aspect, how.aspect))
+    view = np.array([(right - left) * scale * stretch, (bottom - top) * scale / stretch])
+    slack = np.abs(np.array([right - left, bottom - top]) - view) / 2 + 0.04 * view
+    centre = np.array([(left + right) / 2, (top + bottom) / 2]) + rng.uniform(-1, 1, 2) * slack
+    angle = math.radians(rng.uniform(-how.rotation_degrees, how.rotation_degrees))
+    turn = rng.integers(4) * math.pi / 2
+    flip = np.diag(np.where(rng.random(2) < 0.5, -1.0, 1.0))
+    # canvas -> unit square -> quarter turn and flip -> view in pixels -> small rotation about its centre
+    linear = _rotation(angle) @ np.diag(view) @ _rotation(turn) @ flip @ np.diag([1 / size[1], 1 / size[0]])
+    offset = centre - linear @ (np.array([size[1], size[0]]) - 1) / 2
+    return np.hstack([linear, offset[:, None]])
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def _sampling_grid(
+    matrix: NDArray[np.float64], size: tuple[int, int], how: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each canvas pixel is read from: (columns, rows), float32 ``size``."""
+    height, width = size
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    for axis in (x, y):
+        # A coarse random field, blown up: smooth like tissue.
+        field: Any = rng.normal(0, how.elastic * max(size) / 2, (5, 5)).astype(np.float32)
+        axis += cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+    columns = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
+    rows = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
+    return columns.astype(np.float32), rows.astype(np.float32)
+
+
+def _jitter(image: NDArray[Any], how: Augmentation, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Another scanner's contrast: gain and shift about the lung's density, blur or noise."""
+    gain = math.exp(rng.uniform(-how.contrast, how.contrast))
+    image = (image + 600) * gain - 600 + rng.uniform(-how.shift_hu, how.shift_hu)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    if rng.random() < 0.5:
+        image = image + rng.normal(0, rng.uniform(0, how.noise_hu), image.shape)
+    return np.clip(np.rint(image), -32768, 32767).astype(np.int16)

@@ -1,0 +1,144 @@
+"""The readers of the data sets, one each, and the split of each task.
+
+Every reader states the window that its grey levels stand for; nothing is guessed. What each set's labels may be used
+for stands in the set's own NOTES.txt. No reader opens a ``test/`` split.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.card import Window
+from ..model.errors import UsageError
+from ..model.readers.images import read_image
+from ..model.readers.windows import NAMED_WINDOWS
+from ..model.tasks import TaskName
+from .samples import Sample, Split
+
+#: PleThora's own: HU = 6 x grey - 1024. The other sets are read as -1350..150 HU, the convention of the data's README.
+PLETHORA_WINDOW = Window(low_hu=-1024.0, high_hu=6 * 255 - 1024.0)
+LUNG_WINDOW = NAMED_WINDOWS["lung"]
+
+#: Held back to validate: Radiopaedia volumes with lesions of both kinds and lesion-free slices, and two patients.
+VALIDATION_VOLUMES = {"4", "5"}
+VALIDATION_PATIENTS = {"LUNG1-005", "LUNG1-024"}
+
+
+def _labels(path: Path) -> NDArray[np.uint8]:
+    labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if labels is None:
+        raise UsageError(f"cannot decode {path}: expected an 8-bit picture")
+    return labels.astype(np.uint8)
+
+
+def _slice(path: Path, window: Window) -> NDArray[np.int16]:
+    return read_image(path, window).image[0]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise UsageError(f"no {path}: --data must be the folder that holds the data sets (see the README, Training)")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def medseg(folder: Path) -> Iterator[tuple[Path, Sample]]:
+    """MedSeg COVID-SemiSeg, the 50 slices of ``train/``: all three labels exact, effusion not labelled."""
+    root = folder / "medseg98_covid_semiseg" / "train"
+    images = sorted((root / "images").glob("*.jpg"))
+    if not images:
+        raise UsageError(f"no images in {root / 'images'}: --data must be the folder that holds the data sets")
+    for path in images:
+        labels = _labels(root / "multiclass" / f"{path.stem}.png")
+        yield path, Sample(_slice(path, LUNG_WINDOW), labels, "types", f"medseg-{path.stem}")
+
+
+def radiopaedia(folder: Path) -> Iterator[tuple[Path, Sample]]:
+    """Radiopaedia volumes: lesions exact everywhere, their kind only where ``class_source`` is ``exact``."""
+    root = folder / "radiopaedia9_medseg2"
+    for row in _rows(root / "slices.csv"):
+        path = root / "images" / f"{Path(row['file']).stem}.jpg"
+        labels = _labels(root / "lesion" / row["file"])
+        known = row["class_source"] in ("exact", "none")
+        if not known:
+            labels = (labels > 0).astype(np.uint8)
+        sample = Sample(
+            _slice(path, LUNG_WINDOW),
+            labels,
+            "types" if known else "lesion",
+            f"radiopaedia-{row['volume']}",
+            _box(_labels(root / "lung" / row["file"])),
+        )
+        yield path, sample
+
+
+def radiopaedia_lungs(folder: Path) -> Iterator[tuple[Path, Sample]]:
+    """The same slices with their lung masks."""
+    root = folder / "radiopaedia9_medseg2" / "lung"
+    for path, sample in radiopaedia(folder):
+        lung = (_labels(root / f"{path.stem}.png") > 127).astype(np.uint8)
+        yield path, replace(sample, labels=lung, supervision="lung")
+
+
+def plethora(folder: Path) -> Iterator[tuple[Path, Sample]]:
+    """PleThora patients: pleural effusion or not; no other lesion is labelled."""
+    root = folder / "pleural_effusion10_plethora"
+    for row in _rows(root / "slices.csv"):
+        path = root / "images" / f"{row['file']}.jpg"
+        labels = (_labels(root / "effusion" / f"{row['file']}.png") > 127).astype(np.uint8)
+        yield path, Sample(_slice(path, PLETHORA_WINDOW), labels, "effusion", f"plethora-{row['patient']}")
+
+
+def _box(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    rows, columns = np.any(mask > 127, axis=1).nonzero()[0], np.any(mask > 127, axis=0).nonzero()[0]
+    if rows.size < 16 or columns.size < 16:
+        return None
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def _lesion(sample: Sample) -> Sample:
+    return replace(sample, labels=(sample.labels > 0).astype(np.uint8), supervision="lesion")
+
+
+Reader = Callable[[Path], Iterator[tuple[Path, Sample]]]
+SOURCES: dict[TaskName, tuple[tuple[str, Reader], ...]] = {
+    "classification": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia)),
+    "binary_segmentation": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia)),
+    "multiclass_segmentation": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia), ("PleThora", plethora)),
+    "lung_segmentation": (("Radiopaedia", radiopaedia_lungs),),
+}
+
+
+def load_split(task: TaskName, folder: Path) -> Split:
+    """Read everything that a task learns from, and split it by patient.
+
+    Raises:
+        UsageError: a data set is not in ``folder``, or a picture cannot be decoded.
+    """
+    digest = hashlib.sha256()
+    train: list[Sample] = []
+    validation: list[Sample] = []
+    for _, reader in SOURCES[task]:
+        for path, sample in reader(folder):
+            digest.update(path.read_bytes())
+            digest.update(sample.labels.tobytes())
+            ready = _lesion(sample) if task in ("classification", "binary_segmentation") else sample
+            (validation if is_held_back(ready) else train).append(ready)
+    return Split(tuple(train), tuple(validation), tuple(name for name, _ in SOURCES[task]), digest.hexdigest())
+
+
+def is_held_back(sample: Sample) -> bool:
+    source, _, group = sample.group.partition("-")
+    held = {"radiopaedia": VALIDATION_VOLUMES, "plethora": VALIDATION_PATIENTS}
+    return group in held.get(source, set[str]())
+
+
+def groups(samples: Iterable[Sample]) -> set[str]:
+    """The patients and volumes that the samples come from."""
+    return {sample.group for sample in samples}

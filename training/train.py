@@ -1,0 +1,70 @@
+"""`coronanet train`: data in, a card and weights out."""
+
+from pathlib import Path
+
+from ..engines.bundle import publish
+from ..model.card import Card, Network, TrainingData
+from ..model.tasks import TASKS, TaskName
+from ..model.weights import save_weights
+from .datasets import load_split
+from .fit import fit
+from .recipes import GEOMETRY, NORMALISATION, RECIPES, WINDOW, Recipe
+from .samples import Split
+
+#: Share of labels on which a deployed form may differ from the torch reference.
+TOLERANCE = 1e-3
+LICENCE = (
+    "Research and non-commercial use only: trained on data whose terms say so (MedSeg COVID-19 CT, Radiopaedia cases "
+    "CC BY-NC-SA, NSCLC-Radiomics CC BY-NC with PleThora masks)."
+)
+INTENDED_USE = "Research on axial chest CT of adults. Not a medical device; not for diagnosis or treatment decisions."
+
+
+def train(
+    task: TaskName,
+    data: Path,
+    out: Path,
+    runs: Path,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    resume: bool = False,
+) -> Card:
+    """Train the network of a task and publish ``out/<task>/`` with ``card.json`` and ``weights.safetensors``.
+
+    Raises:
+        UsageError: the data sets of the task are not in ``data``.
+    """
+    recipe = recipe or RECIPES[task]
+    split = load_split(task, data)
+    card = make_card(task, recipe.network, split, {})
+    folder = runs / task
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
+    fitted = fit(
+        card, recipe, split, folder, seed=seed, workers=workers, resume=last if resume and last.is_file() else None
+    )
+    scores = {name: round(value, 4) for name, value in fitted.validation.items()}
+    card = make_card(task, recipe.network, split, scores)
+    with publish(out / task) as work:
+        save_weights(fitted.network, work / "weights.safetensors")
+        (work / "card.json").write_text(card.to_json(), encoding="utf-8")
+    return card
+
+
+def make_card(task: TaskName, network: Network, split: Split, validation: dict[str, float]) -> Card:
+    return Card(
+        task=task,
+        network=network,
+        labels=TASKS[task].labels,
+        geometry=GEOMETRY,
+        window=WINDOW,
+        normalisation=NORMALISATION,
+        threshold=None if TASKS[task].channels > 1 else 0.5,
+        tolerance=TOLERANCE,
+        training_data=TrainingData(sources=split.sources, slices=len(split.train), sha256=split.sha256),
+        validation=validation,
+        licence=LICENCE,
+        intended_use=INTENDED_USE,
+    )
