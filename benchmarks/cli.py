@@ -175,6 +175,7 @@ def table(
     serving_report: Annotated[
         Path | None, typer.Argument(metavar="[SERVING.json]", help="From `bench serving --out`.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print one table of what was measured: model, precision, engine, size, parity, latency, throughput."""
     from .report import read_engines, read_serving
@@ -182,6 +183,14 @@ def table(
 
     networks = read_engines(engines_report)
     ensemble = read_serving(serving_report) if serving_report else None
+    if as_json:
+        emit_json(
+            {
+                "engines": networks.model_dump(mode="json"),
+                "serving": ensemble.model_dump(mode="json") if ensemble else None,
+            }
+        )
+        return
     out.print(summary_table(networks, ensemble))
     for line in ratio_lines(ensemble) if ensemble else []:
         out.print(line, soft_wrap=True)

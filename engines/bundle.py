@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -175,7 +175,7 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
-def publish(path: Path) -> Iterator[Path]:
+def publish(path: Path) -> Generator[Path]:
     """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
 
     A folder that already has the name is replaced.

@@ -53,4 +53,6 @@ class OnnxRuntimeEngine(EngineBase):
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         check_feeds(feeds, self.inputs, self.max_batch)
-        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+        # Typed as anything that ONNX can carry; the graphs of a bundle have plain tensors only.
+        answer: Any = self._session.run(self._names, dict(feeds))
+        return dict(zip(self._names, answer, strict=True))

@@ -37,7 +37,11 @@ class OpenVinoEngine(EngineBase):
         threads: int | None = None,
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()

@@ -49,8 +49,8 @@ class Reference:
 def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidence:
     """Evidence for one graph of ``candidate``.
 
-    ``preprocess`` and ``decide`` get the reference's own tensors, so that only they can differ; ``network`` is the whole
-    chain from image to decision. ``metric`` has the share of equal labels of the worst slice.
+    ``preprocess`` and ``decide`` get the reference's own tensors, so that only they can differ; ``network`` is the
+    whole chain from image to decision. ``metric`` has the share of equal labels of the worst slice.
     """
     differences: list[NDArray[np.float64]] = []
     agreements: list[float] = []
@@ -76,9 +76,7 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidenc
     )
 
 
-def _compare_slice(
-    graph: Graph, answer: Answer, candidate: Predictor, card: Card
-) -> tuple[NDArray[np.float64], float]:
+def _compare_slice(graph: Graph, answer: Answer, candidate: Predictor, card: Card) -> tuple[NDArray[np.float64], float]:
     """Absolute differences of the graph's output, and the share of equal labels."""
     match graph:
         case "preprocess":

@@ -102,11 +102,13 @@ class LocalEnsemble(EngineBase):
 
     def __init__(self, bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice]) -> None:
         with ExitStack() as stack:
-            self._predictors = {
+            self._predictors: dict[TaskName, Predictor] = {
                 name: stack.enter_context(Predictor.open(bundle, choices[name])) for name, bundle in bundles.items()
             }
             stack.pop_all()
-        self._recipes = {name: (bundle.card.recipe, choices[name].backend == "torch") for name, bundle in bundles.items()}
+        self._recipes = {
+            name: (bundle.card.recipe, choices[name].backend == "torch") for name, bundle in bundles.items()
+        }
         outputs = tuple(ensemble_output(name) for name in bundles)
         super().__init__((IMAGE,), outputs, min(predictor.max_batch for predictor in self._predictors.values()))
 

@@ -6,12 +6,9 @@ bundle never changes for it.
 
 import hashlib
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import TaskName
 from .base import DYNAMIC, Engine
 from .bundle import Bundle, Evidence, Precision, Verdict
+from .machine import installed_version, observe_machine
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
 from .places import cache_home, data_home
@@ -166,30 +164,10 @@ def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
 
 def machine() -> dict[str, str]:
     """What a speed depends on: processor, cores, and the versions of what runs the networks."""
-    versions = {name: metadata.version(name) for name in ("onnxruntime", "openvino", "numpy") if is_known(name)}
-    return {"processor": processor(), "python": platform.python_version(), **versions}
-
-
-def is_known(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def processor() -> str:
-    """The CPU's model, the instruction sets that decide a network's speed, and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model, flags = platform.processor(), ""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        named = {key.strip(): value.strip() for key, value in fields.items()}
-        model = named.get("model name", model)
-        there = set(named.get("flags", "").split())
-        flags = " ".join(flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in there)
-    return f"{model}, {cores} cores, {flags}"
+    seen = observe_machine()
+    found = {name: installed_version(name) for name in ("numpy", "onnxruntime", "openvino")}
+    versions = {name: version for name, version in found.items() if version is not None}
+    return {"cpu": seen.cpu, "cpu_features": " ".join(seen.cpu_features), "cores": str(seen.cores), **versions}
 
 
 def ranking_path(bundle_sha256: str) -> Path:

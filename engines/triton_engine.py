@@ -105,8 +105,10 @@ class TritonEngine(EngineBase):
 
     def _spec(self, tensor: Any) -> TensorSpec:
         if tensor.datatype not in DTYPES:
-            raise UsageError(f"{self._model} at {self._address} has {tensor.name} of type {tensor.datatype}: "
-                             f"expected one of {', '.join(DTYPES)}")
+            raise UsageError(
+                f"{self._model} at {self._address} has {tensor.name} of type {tensor.datatype}: "
+                f"expected one of {', '.join(DTYPES)}"
+            )
         return TensorSpec(tensor.name, DTYPES[tensor.datatype], tuple(tensor.shape))
 
     def _output(self, spec: TensorSpec, array: NDArray[Any] | None) -> NDArray[Any]:

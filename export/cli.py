@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 def export_verb(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="A task that ships, or a folder with card.json and weights.safetensors; none: all that ship."),
+        typer.Argument(
+            help="A task that ships, or a folder with card.json and weights.safetensors; none: all that ship."
+        ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Write an fp16 network beside the fp32 one.")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
@@ -64,7 +66,9 @@ def verify_verb(
     refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
     if as_json:
         verdict = "refused" if refused else "passed"
-        emit_json({"bundle": opened.manifest.name, "sha256": opened.sha256, "verdict": verdict, **_files_json(manifest)})
+        emit_json(
+            {"bundle": opened.manifest.name, "sha256": opened.sha256, "verdict": verdict, **_files_json(manifest)}
+        )
     else:
         out.print(gates_table({opened.card.task: manifest}))
     if refused:
@@ -100,7 +104,9 @@ def _rank(bundles: Mapping[TaskName, Bundle], slices: GateSlices) -> dict[TaskNa
 
 
 def _ranking_table(rankings: Mapping[TaskName, Ranking]) -> Table:
-    table = Table("bundle", "engine", "precision", "verdict", "labels equal", "ms a slice", "chosen", title="This machine")
+    table = Table(
+        "bundle", "engine", "precision", "verdict", "labels equal", "ms a slice", "chosen", title="This machine"
+    )
     for name, ranking in rankings.items():
         for way in ranking.ways:
             table.add_row(

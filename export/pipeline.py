@@ -1,6 +1,6 @@
 """A card and its weights become a bundle: graphs, gates, manifest, and only then its name."""
 
-import datetime
+import datetime as dt
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -34,7 +34,9 @@ LEAST_HALF_SHARE = 0.99
 Progress = Callable[[str], None]
 
 
-def export_bundle(source: Path, out: Path, slices: GateSlices, *, half: bool, progress: Progress = lambda _: None) -> Bundle:
+def export_bundle(
+    source: Path, out: Path, slices: GateSlices, *, half: bool, progress: Progress = lambda _: None
+) -> Bundle:
     """Export ``source`` (``card.json`` and ``weights.safetensors``) to the bundle ``out/<task>``.
 
     Args:
@@ -94,7 +96,7 @@ def _draft(card: Card, work: Path) -> Manifest:
             inputs, outputs = contract(card, graph)
             interface = {"inputs": inputs, "outputs": outputs, "batch": BATCH, "opset": OPSET}
             files.append(_record(path, kind="onnx", graph=graph, precision=precision).model_copy(update=interface))
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return Manifest(name=card.task, created=created, tools=tool_versions(), files=tuple(files))
 
 

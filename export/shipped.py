@@ -7,6 +7,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..console import err
 from ..engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, hash_file
+from ..engines.machine import installed_version
 from ..engines.places import ROOT, bundle_home, data_home
 from ..engines.slices import gate_slices
 from ..model.errors import MissingPackageError
@@ -18,8 +19,8 @@ PRETRAINED = ROOT / "model" / "pretrained"
 def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     """The bundles of the four tasks in ``folder`` (None: the usual place), exported first where they are not there.
 
-    In the usual place a bundle of other weights than those that ship is replaced; in a folder that the user names it is
-    left alone.
+    In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced; in
+    a folder that the user names it is left alone.
 
     Raises:
         RefusedError: a bundle was tampered with, or a gate refused an export.
@@ -30,7 +31,7 @@ def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     for name in TASK_NAMES:
         if (home / name / MANIFEST).is_file():
             bundle = Bundle.open(home / name)
-            if folder is not None or holds(bundle, PRETRAINED / name):
+            if folder is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
     if missing := [name for name in TASK_NAMES if name not in bundles]:
         sources = [PRETRAINED / name for name in missing]
@@ -42,6 +43,12 @@ def holds(bundle: Bundle, source: Path) -> bool:
     """Whether a bundle was made of exactly the card and the weights in ``source``."""
     hashes = {record.path: record.sha256 for record in bundle.manifest.files}
     return all(hashes.get(name) == hash_file(source / name) for name in (CARD, WEIGHTS))
+
+
+def same_tools(bundle: Bundle) -> bool:
+    """Whether exporting here would use the versions that a bundle was made with; so too where nothing can be exported."""
+    installed = {name: installed_version(name) for name in bundle.manifest.tools}
+    return None in installed.values() or installed == bundle.manifest.tools
 
 
 def export_all(sources: Sequence[Path], out: Path, *, half: bool, data: Path | None) -> dict[TaskName, Bundle]:

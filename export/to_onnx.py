@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 
 import onnx
@@ -22,7 +23,7 @@ IR_VERSION = 8
 BATCH = BatchRange(min=1, opt=4, max=8)
 #: An odd, non-square slice, so that nothing in a trace can mistake height for width.
 EXAMPLE_GRID = (97, 131)
-NUMPY_NAMES = {
+NUMPY_NAMES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT16: "int16",
     onnx.TensorProto.UINT8: "uint8",
@@ -113,7 +114,9 @@ def _check_tensor(path: Path, record: TensorRecord, tensor: onnx.ValueInfoProto)
     if len(shape) != len(record.shape):
         raise RefusedError(f"{path.name}: expected {record.spec} with {len(record.shape)} axes, found {len(shape)}")
     # A dynamic axis of an output may be deduced as anything; a fixed axis must be what the contract says.
-    if any(wanted != DYNAMIC and size not in (wanted, DYNAMIC) for wanted, size in zip(record.shape, shape, strict=True)):
+    if any(
+        wanted != DYNAMIC and size not in (wanted, DYNAMIC) for wanted, size in zip(record.shape, shape, strict=True)
+    ):
         raise RefusedError(f"{path.name}: expected {record.spec}, found shape {list(shape)}")
     if any(wanted == DYNAMIC and size != DYNAMIC for wanted, size in zip(record.shape, shape, strict=True)):
         raise RefusedError(f"{path.name}: expected {record.spec}, but an axis was fixed: {list(shape)}")
@@ -130,7 +133,7 @@ def _example(record: TensorRecord) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _quiet():  # noqa: ANN202
+def _quiet() -> Generator[None]:
     """The exporter prints its progress and warns about its own internals."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -45,11 +45,14 @@ def load_network(card: Card, path: Path) -> nn.Module:
     wanted = network.state_dict()
     upcast: dict[str, Tensor] = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
     wrong = sorted(
-        name for name in wanted.keys() | upcast.keys() if name not in wanted or name not in upcast
-        or wanted[name].shape != upcast[name].shape
+        name
+        for name in wanted.keys() | upcast.keys()
+        if name not in wanted or name not in upcast or wanted[name].shape != upcast[name].shape
     )
     if wrong:
-        raise UsageError(f"{path} does not fit the card's {card.network.family}: {len(wrong)} tensors differ, "
-                         f"the first is {wrong[0]}")
+        raise UsageError(
+            f"{path} does not fit the card's {card.network.family}: {len(wrong)} tensors differ, "
+            f"the first is {wrong[0]}"
+        )
     network.load_state_dict(upcast)
     return network.eval()

@@ -1,4 +1,150 @@
+"""`coronanet repository`, `coronanet serve` and `coronanet predict`."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+from rich.table import Table
+
+from ..console import JsonOption, emit_json, err, out
+from ..engines.places import BundleProvider
+from ..model.errors import MissingPackageError, UsageError
+from . import predict_cli
+
+if TYPE_CHECKING:
+    from .repository import FilledStep
+    from .server import TritonServer
+
+WATCH_S = 5.0
+
+BundlesOption = Annotated[Path | None, typer.Option("--bundles", help="Folder of the bundles.")]
+InstancesOption = Annotated[int, typer.Option("--instances", min=1, max=64, help="Processes for each network.")]
 
 
-def register(app: typer.Typer) -> None: ...
+def register(app: typer.Typer) -> None:
+    app.command("repository")(repository_verb)
+    app.command("serve")(serve_verb)
+    predict_cli.register(app)
+
+
+def repository_verb(
+    ctx: typer.Context,
+    *,
+    folder: Annotated[Path | None, typer.Option("--out", help="The model repository.")] = None,
+    bundles: BundlesOption = None,
+    instances: InstancesOption = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Fill the model repository that Triton mounts: configurations for every target, models for this machine."""
+    home, steps = _fill(ctx.obj, bundles, folder, instances)
+    if as_json:
+        emit_json({"repository": str(home), "instances": instances, "steps": [_step_json(each) for each in steps]})
+        return
+    table = Table("model", "runs", "engine", "precision", "threads", title="Model repository")
+    for each in steps:
+        step = each.step
+        table.add_row(each.name, f"{step.bundle}/{step.file}", step.backend, step.precision, str(step.threads))
+    out.print(table)
+    out.print(f"repository: {home}", soft_wrap=True)
+
+
+def serve_verb(
+    ctx: typer.Context,
+    *,
+    bundles: BundlesOption = None,
+    repository: Annotated[
+        Path | None, typer.Option("--repository", help="Serve this filled repository as it stands.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535)] = 8002,
+    instances: InstancesOption = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Start the embedded Triton server, wait until the ensemble answers, watch it until Ctrl-C.
+
+    For development and a single workstation. Research software, not a medical device.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    if repository is not None and bundles is not None:
+        raise UsageError("--repository serves a folder as it stands and --bundles fills one: expected one of them")
+    server = _server(repository, host, http_port, grpc_port, metrics_port)
+    server.check_machine()
+    if repository is None:
+        _fill(ctx.obj, bundles, None, instances)
+    with err.status(f"starting Triton; its log: {server.log}"):
+        server.start()
+    try:
+        _announce(server, as_json)
+        while True:
+            time.sleep(WATCH_S)
+            server.check()
+    finally:
+        server.stop()
+        err.print("stopped")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler
+    """End with exit code 0, and let nothing interrupt the clean-up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def _announce(server: "TritonServer", as_json: bool) -> None:
+    ready = {
+        "grpc": server.address,
+        "http": server.http_address,
+        "metrics": server.metrics_address,
+        "model": "coronanet",
+        "repository": str(server.repository),
+        "log": str(server.log),
+        "pid": server.pid,
+    }
+    if as_json:
+        emit_json(ready)
+    else:
+        out.print(
+            f"ready: model coronanet, gRPC {server.address}, HTTP {server.http_address}, "
+            f"metrics {server.metrics_address}; Ctrl-C stops",
+            soft_wrap=True,
+        )
+
+
+def _fill(
+    provide: BundleProvider, bundles: Path | None, folder: Path | None, instances: int
+) -> tuple[Path, "tuple[FilledStep, ...]"]:
+    try:
+        from .repository import fill_repository, repository_home
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    from ..engines.ranking import choose
+
+    opened = provide(bundles)
+    home = repository_home(folder)
+    with err.status("filling the model repository"):
+        return home, fill_repository(opened, home, choose(opened), instances=instances)
+
+
+def _server(repository: Path | None, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":
+    try:
+        from .repository import repository_home
+        from .server import Ports, TritonServer
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return TritonServer(repository_home(repository), host=host, ports=Ports(http, grpc, metrics))
+
+
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(error.name or "tritonclient", purpose="serving", extra="serve")
+
+
+def _step_json(each: "FilledStep") -> dict[str, object]:
+    step = each.step
+    keys = ("bundle", "bundle_sha256", "graph", "file", "sha256", "backend", "precision", "threads", "max_batch")
+    return {"model": each.name, **{key: getattr(step, key) for key in keys}}

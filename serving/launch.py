@@ -18,7 +18,7 @@ def main(parent: int, command: list[str]) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:  # it died before the line above
         return
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - a list, no shell
 
 
 if __name__ == "__main__":

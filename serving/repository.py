@@ -19,7 +19,16 @@ from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TaskName
 from .step import REMEDY, STEP, StepFile
-from .triton_config import DEFAULT_INSTANCES, ENSEMBLE, GENERATED, Step, Target, container_file, plan_steps, render_configs
+from .triton_config import (
+    DEFAULT_INSTANCES,
+    ENSEMBLE,
+    GENERATED,
+    Step,
+    Target,
+    container_file,
+    plan_steps,
+    render_configs,
+)
 
 VERSION = "1"
 CONFIG = "config.pbtxt"
@@ -170,14 +179,18 @@ def _template() -> str:
 
 def _own_folders(out: Path) -> set[str]:
     """The models in ``out`` that this module wrote, by the first line of their configuration."""
-    return {path.parent.name for path in out.glob(f"*/{CONFIG}") if path.read_text(encoding="utf-8").startswith(GENERATED)}
+    return {
+        path.parent.name for path in out.glob(f"*/{CONFIG}") if path.read_text(encoding="utf-8").startswith(GENERATED)
+    }
 
 
 def _check_folder(out: Path, names: KeysView[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: expected a folder for the model repository")
     if foreign := sorted(name for name in names - _own_folders(out) if (out / name / CONFIG).exists()):
-        raise UsageError(f"{out / foreign[0]} was not written by `coronanet repository`: move it, or choose another --out")
+        raise UsageError(
+            f"{out / foreign[0]} was not written by `coronanet repository`: move it, or choose another --out"
+        )
 
 
 def _write(path: Path, text: str) -> None:

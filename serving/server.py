@@ -1,4 +1,4 @@
-"""The embedded Triton server: NVIDIA's own binary from the ``nvidia-pytriton`` wheel, on loopback, no GPU, no container.
+"""The embedded Triton server: NVIDIA's binary from the ``nvidia-pytriton`` wheel, on loopback, no GPU, no container.
 
 The server is two years old and meant for development, CI and a single workstation; production is NVIDIA's container.
 """
@@ -34,9 +34,11 @@ from .repository import RepositoryIndex, read_index
 HOST = "127.0.0.1"
 SHM = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-#: Regions of Triton's Python backend grow when a tensor needs more.
-SHM_BYTES = 1 * 2**20
+#: A region for each model process; it grows when a tensor needs more, and containers have 64 MiB in all by default.
+SHM_BYTES = 2**20
 EXIT_TIMEOUT_S = 5
+#: Triton logs this error on every machine without a GPU.
+NO_GPU = "CudaDriverHelper"
 CANARY_TIMEOUT_S = 10.0
 CANARY_HU = -1000
 CANARY_SIZE = 64
@@ -126,18 +128,34 @@ class TritonServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
+    def check_machine(self) -> Installation:
+        """What must hold before anything is started: Triton is installed, the address is loopback, the ports are free.
+
+        Raises:
+            UsageError: one of them does not hold.
+        """
         installation = find_installation()
         check_host(self.host)
-        self._index = read_index(self.repository)
         check_ports(self.host, self.ports)
+        return installation
+
+    def start(self) -> None:
+        installation = self.check_machine()
+        self._index = read_index(self.repository)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._work = Path(tempfile.mkdtemp(prefix="coronanet-triton-"))
         try:
             command = self._command(installation, _link_backend(installation, self._work))
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")), str(os.getpid()), *command],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        str(Path(__file__).with_name("launch.py")),
+                        str(os.getpid()),
+                        *command,
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -161,7 +179,9 @@ class TritonServer:
         if self._process is None or self._index is None:
             raise RefusedError("the Triton server is not running")
         if (code := self._process.poll()) is not None:
-            raise RefusedError(f"the Triton server ended (exit code {code}): {last_error(self.log)}; its log: {self.log}")
+            raise RefusedError(
+                f"the Triton server ended (exit code {code}): {last_error(self.log)}; its log: {self.log}"
+            )
         image = np.full((1, CANARY_SIZE, CANARY_SIZE), CANARY_HU, dtype=np.int16)
         try:
             with TritonEngine(self.address, timeout_s=timeout_s) as engine:
@@ -310,8 +330,12 @@ def check_ports(host: str, ports: Ports) -> None:
 def last_error(log: Path) -> str:
     """Why the server failed, in one line, from its log."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    errors = [line.split("] ", 1)[-1] for line in lines if re.match(r"E\d{4} ", line)]
-    return errors[0].strip('"') if errors else next((line for line in lines if line), "it said nothing")
+    errors = [line.split("] ", 1)[-1].strip('"') for line in lines if re.match(r"E\d{4} ", line)]
+    reasons = [line for line in errors if not line.startswith(NO_GPU)] or [line for line in lines if line]
+    if not reasons:
+        return "it said nothing"
+    # A model's own error comes with the name of the exception before it and with a traceback behind.
+    return re.sub(r"^(ERROR: )?(Failed to create instance: )?(TritonModelException: )?", "", reasons[0]).split("\\n")[0]
 
 
 def _python_library_folder() -> Path:
@@ -325,8 +349,8 @@ def _python_library_folder() -> Path:
         if (folder / name).exists():
             return folder
     raise UsageError(
-        f"the embedded Triton server needs {name}, which is not in {candidates[0]}: install it (Debian: libpython{PYTHON}), "
-        "or use a Python that was built with --enable-shared"
+        f"the embedded Triton server needs {name}, which is not in {candidates[0]}: install it "
+        f"(Debian: libpython{PYTHON}), or use a Python that was built with --enable-shared"
     )
 
 

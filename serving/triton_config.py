@@ -53,13 +53,15 @@ class Step:
 
 def plan_steps(bundles: Mapping[TaskName, Bundle]) -> tuple[Step, ...]:
     """The steps of the ensemble in the order in which they run: preprocessing once a recipe, networks, decisions."""
-    tasks = [task for task in TASK_NAMES if task in bundles]
+    tasks: list[TaskName] = [task for task in TASK_NAMES if task in bundles]
     first_with: dict[str, TaskName] = {}
     for task in tasks:
         first_with.setdefault(bundles[task].card.recipe, task)
     suffix = {recipe: f"_{recipe}" if len(first_with) > 1 else "" for recipe in first_with}
     steps = [
-        Step(f"preprocess{suffix[recipe]}", task, "preprocess", {"image": "image"}, {"pixels": f"pixels{suffix[recipe]}"})
+        Step(
+            f"preprocess{suffix[recipe]}", task, "preprocess", {"image": "image"}, {"pixels": f"pixels{suffix[recipe]}"}
+        )
         for recipe, task in first_with.items()
     ]
     for task in tasks:
@@ -118,23 +120,20 @@ def _render(config: Mapping[str, Any]) -> str:
 
 def _step(step: Step, bundle: Bundle, target: Target, instances: int) -> dict[str, Any]:
     record = bundle.require(step.graph)
-    on_gpu = target != "embedded" and step.graph == "network"
     config: dict[str, Any] = {
         "name": step.name,
         **_backend(step, bundle, target),
         "max_batch_size": record.batch.max if record.batch else 1,
         "input": _tensors(tensor.spec for tensor in record.inputs),
         "output": _tensors(tensor.spec for tensor in record.outputs),
-        "instance_group": [
-            {
-                "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
-                # Networks take nearly all of the time: more processes for the other steps only cost memory.
-                "count": instances if target == "embedded" and step.graph == "network" else 1,
-            }
-        ],
-        **({"dynamic_batching": _queue(step, target)} if target!="embedded" else {}),
     }
-    return config
+    if target == "embedded":
+        # Networks take nearly all of the time: more processes for the other steps would only cost memory. No dynamic
+        # batching: a CPU gains nothing from it, and this server's batcher lets a request wait for the next one.
+        count = instances if step.graph == "network" else 1
+        return {**config, "instance_group": [{"kind": "KIND_CPU", "count": count}]}
+    kind = "KIND_GPU" if step.graph == "network" else "KIND_CPU"
+    return {**config, "instance_group": [{"kind": kind, "count": 1}], "dynamic_batching": _queue(step)}
 
 
 def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
@@ -146,16 +145,13 @@ def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
     return {"backend": "onnxruntime", "default_model_filename": container_file(bundle, step.graph).path}
 
 
-def _queue(step: Step, target: Target) -> dict[str, Any]:
-    """How requests wait: nobody longer than the timeout; merged into batches only where a GPU gains from it."""
+def _queue(step: Step) -> dict[str, Any]:
+    """How requests wait on a GPU: batched with whoever waits too, nobody longer than the timeout."""
     policy: dict[str, Any] = {"timeout_action": "REJECT", "default_timeout_microseconds": QUEUE_TIMEOUT_US}
     if step.graph == "preprocess":
         # Only here: a request rejected behind an ensemble's first step never gets an answer (fixed in Triton 26.03).
         policy["max_queue_size"] = QUEUE_LENGTH
-    queue: dict[str, Any] = {"default_queue_policy": policy}
-    if target == "embedded" or step.graph != "network":
-        pass
-    return queue
+    return {"default_queue_policy": policy}
 
 
 def _ensemble(steps: Sequence[Step], bundles: Mapping[TaskName, Bundle]) -> dict[str, Any]:

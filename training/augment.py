@@ -38,10 +38,8 @@ def augment(
     """A random view of a slice: image int16 HU and labels uint8, both ``size`` (height, width)."""
     matrix = _random_view(sample, size, how, rng)
     columns, rows = _sampling_grid(matrix, size, how, rng)
-    image = cv2.remap(
-        sample.image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderValue=float(AIR_HU)
-    )
-    labels = cv2.remap(sample.labels, columns, rows, cv2.INTER_NEAREST, borderValue=0)
+    image = cv2.remap(sample.image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderValue=(AIR_HU,))
+    labels = cv2.remap(sample.labels, columns, rows, cv2.INTER_NEAREST, borderValue=(0,))
     return _jitter(image, how, rng), labels.astype(np.uint8)
 
 
@@ -77,13 +75,16 @@ def _sampling_grid(
     """Where each canvas pixel is read from: (columns, rows), float32 ``size``."""
     height, width = size
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    for axis in (x, y):
-        # A coarse random field, blown up: smooth like tissue.
-        field: Any = rng.normal(0, how.elastic * max(size) / 2, (5, 5)).astype(np.float32)
-        axis += cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+    x, y = (axis + _elastic_field(size, how.elastic * max(size) / 2, rng) for axis in (x, y))
     columns = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
     rows = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
     return columns.astype(np.float32), rows.astype(np.float32)
+
+
+def _elastic_field(size: tuple[int, int], strength: float, rng: np.random.Generator) -> NDArray[Any]:
+    """A coarse random field, blown up to ``size``: displacements in pixels that are smooth like tissue."""
+    coarse = rng.normal(0, strength, (5, 5)).astype(np.float32)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _jitter(image: NDArray[Any], how: Augmentation, rng: np.random.Generator) -> NDArray[np.int16]:

@@ -20,10 +20,11 @@ def register(app: typer.Typer) -> None:
 
 def train_verb(
     tasks: Annotated[list[str] | None, typer.Argument(help=f"What to train, of: {', '.join(TASK_NAMES)}.")] = None,
+    *,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where TASK/card.json and weights go.")] = Path("runs/weights"),
     runs: Annotated[Path, typer.Option(help="Where checkpoints and metrics.csv go.")] = Path("runs"),
-    steps: Annotated[int | None, typer.Option(min=10, help="Steps, instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=20, help="Steps, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of the first weights.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --runs.")] = False,

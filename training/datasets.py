@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,8 @@ VALIDATION_PATIENTS = {"LUNG1-005", "LUNG1-024"}
 
 
 def _labels(path: Path) -> NDArray[np.uint8]:
-    labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    # Typed as never None, yet None is how OpenCV says that it cannot read a file.
+    labels: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if labels is None:
         raise UsageError(f"cannot decode {path}: expected an 8-bit picture")
     return labels.astype(np.uint8)

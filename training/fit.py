@@ -1,5 +1,6 @@
 """The training loop: Lightning with bfloat16, channels-last, a cosine schedule and averaged weights."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ..model.card import Card
 from ..model.metrics import auc, dice
@@ -26,6 +27,15 @@ from .samples import Sample, Split
 
 Batch = tuple[Tensor, Tensor, Tensor]
 STEPS_PER_EPOCH = 100
+#: What Lightning says of its own insides, or of choices that were made here on purpose.
+LIGHTNING_NOISE = (
+    ".*isinstance.treespec, LeafSpec.*is deprecated",
+    ".*does not have many workers",
+    ".*Your `IterableDataset` has `__len__` defined",
+    ".*Checkpoint directory .* exists and is not empty",
+    ".*Experiment logs directory .* exists and is not empty",
+    ".*`isinstance.*` is deprecated",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,8 @@ class Learner(lightning.LightningModule):
         self.card, self.recipe = card, recipe
         self._validation = validation
         self.preprocess = Preprocess(card)
-        self.network = build(card).to(memory_format=torch.channels_last)
+        self.network = build(card)
+        nn.utils.convert_conv2d_weight_memory_format(self.network, torch.channels_last)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         image, labels, supervision = batch
@@ -98,7 +109,7 @@ class Learner(lightning.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def validation_step(self, batch: Tensor, _: int) -> None:
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Scores of the averaged weights; the one batch is a placeholder, the slices are the learner's own."""
         del batch
         self.log_dict(validate(self.network, self.card, self._validation), prog_bar=True, batch_size=1)
@@ -164,12 +175,15 @@ def fit(
     lightning.seed_everything(seed, workers=True, verbose=False)
     learner = Learner(card, recipe, split.validation)
     loader = DataLoader(
-        Views(split.train, card, recipe, seed), batch_size=recipe.batch, num_workers=workers, persistent_workers=workers > 0
+        Views(split.train, card, recipe, seed),
+        batch_size=recipe.batch,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
     callbacks: list[Callback] = [
         # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
         EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.steps // 4),
-        ModelCheckpoint(folder, filename="last", every_n_epochs=1, enable_version_counter=False),
+        ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         TQDMProgressBar(refresh_rate=10),
     ]
     trainer = lightning.Trainer(
@@ -181,9 +195,12 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=callbacks,
         logger=CSVLogger(folder, name="", version=""),
-        log_every_n_steps=20,
+        log_every_n_steps=min(20, STEPS_PER_EPOCH),
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(learner, loader, DataLoader([0]), ckpt_path=resume, weights_only=True)
+    with warnings.catch_warnings():
+        for message in LIGHTNING_NOISE:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(learner, loader, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=resume, weights_only=True)
     return Fitted(learner.network.eval(), validate(learner.network, card, split.validation))

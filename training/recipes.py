@@ -1,6 +1,6 @@
 """How each task is trained: network, view, length. The plan is written beside the weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..model.card import Geometry, Network, Normalisation, Window
 from ..model.tasks import TaskName
@@ -19,7 +19,7 @@ class Recipe:
     """
 
     network: Network
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     steps: int = 1500
     batch: int = 12
     learning_rate: float = 1e-3
@@ -43,9 +43,7 @@ RECIPES: dict[TaskName, Recipe] = {
         lesion_free_share=0.3,
     ),
     "binary_segmentation": Recipe(Network(family="unet", parameters={"features": 8, "dropout": 0.05}), steps=1600),
-    "multiclass_segmentation": Recipe(
-        Network(family="unet", parameters={"features": 8, "dropout": 0.05}), steps=2000
-    ),
+    "multiclass_segmentation": Recipe(Network(family="unet", parameters={"features": 8, "dropout": 0.05}), steps=2000),
     "lung_segmentation": Recipe(
         Network(family="unet", parameters={"features": 4, "dropout": 0.0}), steps=800, lesion_free_share=0.4
     ),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils  # only exists inside Triton
-
 from coronanet.model.errors import CoronanetError
 from coronanet.serving.step import open_step
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coronanet.engines.bundle import MANIFEST, Bundle, publish
@@ -72,7 +74,9 @@ def test_a_manifest_that_names_a_file_outside_is_refused(copy: Path) -> None:
         (lambda manifest: manifest["files"][2].pop("sha256"), "files.2.sha256"),
     ],
 )
-def test_an_unknown_or_missing_key_of_the_manifest_is_named(copy: Path, edit, named: str) -> None:
+def test_an_unknown_or_missing_key_of_the_manifest_is_named(
+    copy: Path, edit: Callable[[dict[str, Any]], object], named: str
+) -> None:
     manifest = json.loads((copy / MANIFEST).read_text())
     edit(manifest)
     (copy / MANIFEST).write_text(json.dumps(manifest))
@@ -89,9 +93,8 @@ def test_a_failed_publish_leaves_the_old_folder_and_nothing_else(tmp_path: Path)
     target = tmp_path / "bundle"
     with publish(target) as work:
         (work / "file").write_text("old")
-    with pytest.raises(RuntimeError), publish(target) as work:
-        (work / "file").write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _publish_half(target)
     assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -103,3 +106,9 @@ def test_a_publish_replaces_the_old_folder_whole(tmp_path: Path) -> None:
             (work / name).write_text(name)
     assert [path.name for path in target.iterdir()] == ["second"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def _publish_half(target: Path) -> None:
+    with publish(target) as work:
+        (work / "file").write_text("new")
+        raise RuntimeError

@@ -1,5 +1,7 @@
 """Image to decision: the same on every backend, and shared steps run once."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from coronanet.engines.bundle import Bundle
@@ -9,6 +11,7 @@ from coronanet.engines.slices import GateSlices
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TASK_NAMES, TASKS, TaskName
+from numpy.typing import NDArray
 
 SERVED = Choice("onnxruntime", "fp32")
 
@@ -59,7 +62,7 @@ def test_the_ensemble_equals_each_predictor_alone(bundles: dict[TaskName, Bundle
     ],
 )
 def test_an_image_of_another_rank_or_dtype_is_refused(
-    bundles: dict[TaskName, Bundle], image: np.ndarray, message: str
+    bundles: dict[TaskName, Bundle], image: NDArray[Any], message: str
 ) -> None:
     with Predictor.open(bundles["lung_segmentation"], SERVED) as predictor, pytest.raises(UsageError, match=message):
         predictor.predict(image)

@@ -1,7 +1,9 @@
 """A card is strict: what is unknown, missing or out of range is named."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coronanet.export.shipped import PRETRAINED
@@ -10,7 +12,7 @@ from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
 
 
-def card_of(task: TaskName) -> dict:
+def card_of(task: TaskName) -> dict[str, Any]:
     return json.loads((PRETRAINED / task / "card.json").read_text())
 
 
@@ -39,7 +41,7 @@ def test_the_cards_that_ship_are_valid_and_survive_a_round_trip(task: TaskName) 
         (lambda card: card.update(task="cooking"), "task"),
     ],
 )
-def test_a_wrong_card_is_one_line_that_names_the_key(edit, named: str) -> None:
+def test_a_wrong_card_is_one_line_that_names_the_key(edit: Callable[[dict[str, Any]], object], named: str) -> None:
     card = card_of("binary_segmentation")
     edit(card)
     with pytest.raises(UsageError, match=named) as raised:
@@ -48,7 +50,7 @@ def test_a_wrong_card_is_one_line_that_names_the_key(edit, named: str) -> None:
 
 
 def test_weights_without_a_card_say_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="weights travel with a card.json"):
+    with pytest.raises(UsageError, match=r"weights travel with a card\.json"):
         Card.load(tmp_path / "card.json")
 
 

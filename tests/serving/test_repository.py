@@ -1,0 +1,162 @@
+"""Filling a repository: whole or not served, hashes all the way, nobody else's folders touched."""
+
+from pathlib import Path
+
+import pytest
+from coronanet.engines.bundle import Bundle, hash_file
+from coronanet.engines.places import ROOT, cache_home
+from coronanet.engines.predictor import Choice
+from coronanet.model.errors import RefusedError, UsageError
+from coronanet.model.tasks import TaskName
+from coronanet.serving import repository as module
+from coronanet.serving.repository import fill_repository, read_index, repository_home
+from coronanet.serving.step import StepFile, open_step
+from coronanet.serving.triton_config import plan_steps
+
+ORT: dict[TaskName, Choice] = dict.fromkeys(
+    ("classification", "binary_segmentation", "multiclass_segmentation", "lung_segmentation"), Choice()
+)
+
+
+@pytest.fixture
+def one(bundles: dict[TaskName, Bundle]) -> dict[TaskName, Bundle]:
+    return {"classification": bundles["classification"]}
+
+
+def _steps(folder: Path) -> dict[str, StepFile]:
+    return {
+        path.parent.parent.name: StepFile.model_validate_json(path.read_bytes())
+        for path in folder.glob("*/1/step.json")
+    }
+
+
+def test_every_step_names_its_file_and_how_this_machine_runs_it(
+    bundles: dict[TaskName, Bundle], tmp_path: Path
+) -> None:
+    choices = {**ORT, "classification": Choice("onnxruntime", "fp16", threads=3)}
+    filled = fill_repository(bundles, tmp_path, choices, threads=2)
+    steps = _steps(tmp_path)
+    assert steps == {each.name: each.step for each in filled}
+    assert list(steps.keys() ^ {step.name for step in plan_steps(bundles)}) == []
+    step = steps["classification"]
+    assert (step.backend, step.precision, step.threads, step.file) == ("onnxruntime", "fp16", 3, "network.fp16.onnx")
+    assert steps["lung_segmentation"].threads == 2
+    assert step.bundle_sha256 == bundles["classification"].sha256
+    for name, each in steps.items():
+        assert hash_file(tmp_path / name / "1" / each.file) == each.sha256
+    assert read_index(tmp_path).steps.keys() == steps.keys()
+
+
+def test_what_depends_on_the_machine_stays_out_of_the_configurations(
+    one: dict[TaskName, Bundle], tmp_path: Path
+) -> None:
+    for name, choice in (("a", Choice("onnxruntime", "fp16")), ("b", Choice("openvino", "bf16", threads=7))):
+        fill_repository(one, tmp_path / name, {"classification": choice})
+    texts = [
+        {str(path.relative_to(tmp_path / name)): path.read_text() for path in (tmp_path / name).rglob("*.pbtxt")}
+        for name in ("a", "b")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_files_that_the_container_runs_are_there(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    fill_repository(one, tmp_path, ORT)
+    version = tmp_path / "classification" / "1"
+    assert {path.name for path in version.glob("*.onnx")} == {"network.fp32.onnx", "network.fp16.onnx"}
+
+
+def test_an_interrupted_fill_is_not_a_repository(
+    one: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_repository(one, tmp_path, ORT)
+
+    def out_of_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module, "_copy", out_of_disk)
+    with pytest.raises(OSError, match="no space"):
+        fill_repository(one, tmp_path, ORT)
+    with pytest.raises(UsageError, match="coronanet repository"):
+        read_index(tmp_path)
+
+
+def test_a_second_fill_replaces_and_leaves_configurations_untouched(
+    one: dict[TaskName, Bundle], tmp_path: Path
+) -> None:
+    fill_repository(one, tmp_path, ORT)
+    config = tmp_path / "classification" / "config.pbtxt"
+    before = config.stat().st_mtime_ns
+    fill_repository(one, tmp_path, {"classification": Choice("openvino", "fp32")})
+    assert config.stat().st_mtime_ns == before
+    assert _steps(tmp_path)["classification"].backend == "openvino"
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_steps_that_no_longer_belong_go_and_other_models_stay(bundles: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / "config.pbtxt"
+    theirs.parent.mkdir()
+    theirs.write_text('name: "theirs"\n')
+    (tmp_path / "README.md").write_text("ours")
+    fill_repository({name: bundles[name] for name in ("classification", "lung_segmentation")}, tmp_path, ORT)
+    fill_repository({"classification": bundles["classification"]}, tmp_path, ORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "classification", "coronanet", "decide_classification", "preprocess", "theirs",
+    ]  # fmt: skip
+
+
+def test_a_model_of_somebody_else_with_our_name_is_refused(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    theirs = tmp_path / "preprocess" / "config.pbtxt"
+    theirs.parent.mkdir()
+    theirs.write_text('name: "preprocess"\n')
+    with pytest.raises(UsageError, match="was not written by `coronanet repository`"):
+        fill_repository(one, tmp_path, ORT)
+    assert theirs.read_text() == 'name: "preprocess"\n'
+
+
+def test_a_file_that_changed_since_the_bundle_was_opened_is_refused(
+    one: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tampered = tmp_path / "tampered.onnx"
+    tampered.write_bytes(b"not the model")
+    monkeypatch.setattr(Bundle, "file", lambda *_: tampered)
+    with pytest.raises(RefusedError, match="was changed after export"):
+        fill_repository(one, tmp_path / "repository", ORT)
+
+
+def test_torch_does_not_serve(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be served by torch"):
+        fill_repository(one, tmp_path, {"classification": Choice("torch", "fp32")})
+
+
+def test_no_bundle_is_nothing_to_serve(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="coronanet export"):
+        fill_repository({}, tmp_path, {})
+
+
+def test_a_changed_step_is_refused(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    fill_repository(one, tmp_path, ORT)
+    step = tmp_path / "classification" / "1" / "step.json"
+    step.write_text(step.read_text().replace('"fp32"', '"fp16"'))
+    with pytest.raises(RefusedError, match=r"step\.json is missing or was changed"):
+        read_index(tmp_path)
+
+
+def test_a_step_opens_only_the_file_of_its_bundle(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    fill_repository(one, tmp_path, ORT)
+    version = tmp_path / "classification" / "1"
+    with open_step(version) as engine:
+        assert [spec.name for spec in engine.outputs] == ["logits"]
+    model = version / "network.fp32.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    with pytest.raises(RefusedError, match="its hash is not the bundle's"):
+        open_step(version)
+    (version / "step.json").unlink()
+    with pytest.raises(UsageError, match="coronanet repository"):
+        open_step(version)
+
+
+def test_the_repository_is_the_checkouts_else_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repository_home(tmp_path) == tmp_path
+    assert repository_home(None) == ROOT / "triton_repo"
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    assert repository_home(None) == cache_home() / "triton_repo"

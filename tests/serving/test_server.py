@@ -1,0 +1,299 @@
+"""The real embedded Triton server: what it answers, how it starts, and that nothing is left when it is gone."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.predictor import Choice, LocalEnsemble
+from coronanet.engines.slices import GateSlices
+from coronanet.engines.triton_engine import TritonEngine
+from coronanet.model.errors import RefusedError, UsageError
+from coronanet.model.phantom import make_phantom
+from coronanet.model.tasks import TASKS, TaskName
+from coronanet.serving import server as module
+from coronanet.serving.server import Ports, TritonServer, check_host, find_installation, last_error
+from numpy.typing import NDArray
+
+OUTPUTS = {task.output for task in TASKS.values()}
+
+
+@pytest.fixture(scope="module")
+def local(bundles: dict[TaskName, Bundle], choices: dict[TaskName, Choice]) -> Iterator[LocalEnsemble]:
+    with LocalEnsemble(bundles, choices) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture(scope="module")
+def served(triton_server: TritonServer) -> Iterator[TritonEngine]:
+    with TritonEngine(triton_server.address) as engine:
+        yield engine
+
+
+def _assert_equal(local: LocalEnsemble, served: TritonEngine, image: NDArray[np.int16]) -> None:
+    expected, received = local.infer({"image": image}), served.infer({"image": image})
+    assert received.keys() == expected.keys()
+    for name, array in expected.items():
+        assert received[name].dtype == array.dtype
+        np.testing.assert_allclose(received[name], array, atol=1e-6 if array.dtype == np.float32 else 0, err_msg=name)
+
+
+def _group(leader: int) -> list[int]:
+    """The living processes of a server: itself and its models."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, group, state in rows if int(group) == leader and not state.startswith("Z")]
+
+
+def _shared_memory(prefix: str) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
+
+
+def _eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_it_declares_the_ensemble_of_the_contract(served: TritonEngine) -> None:
+    assert [str(spec) for spec in served.inputs] == ["image int16 [?, ?, ?]"]
+    assert [str(spec) for spec in served.outputs] == [
+        "infected_probability float32 [?, 1]",
+        "lesion_mask uint8 [?, ?, ?]",
+        "lesion_types uint8 [?, ?, ?]",
+        "lung_mask uint8 [?, ?, ?]",
+    ]
+    assert served.max_batch == 8
+
+
+def test_it_decides_what_the_local_ensemble_decides_on_the_phantom(local: LocalEnsemble, served: TritonEngine) -> None:
+    image = make_phantom().image
+    assert np.any(served.infer({"image": image[12:13]})["lung_mask"])
+    for start in range(0, len(image), 8):
+        _assert_equal(local, served, image[start : start + 8])
+
+
+def test_it_decides_what_the_local_ensemble_decides_on_real_slices(
+    local: LocalEnsemble, served: TritonEngine, real_slices: GateSlices
+) -> None:
+    for image in real_slices.images:
+        _assert_equal(local, served, image[None])
+
+
+def test_any_grid_and_the_largest_batch(local: LocalEnsemble, served: TritonEngine) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 64, 65), (3, 301, 177), (8, 512, 512), (1, 1024, 768)):
+        _assert_equal(local, served, rng.integers(-1024, 1024, shape, dtype=np.int16))
+
+
+def test_concurrent_requests_get_their_own_answers(local: LocalEnsemble, triton_server: TritonServer) -> None:
+    image = make_phantom().image[::3]
+    expected = [local.infer({"image": slice_[None]})["lung_mask"] for slice_ in image]
+
+    def ask(slice_: NDArray[np.int16]) -> NDArray[np.uint8]:
+        with TritonEngine(triton_server.address, outputs=["lung_mask"]) as engine:
+            return engine.infer({"image": slice_[None]})["lung_mask"]
+
+    with ThreadPoolExecutor(4) as pool:
+        for answer, wanted in zip(pool.map(ask, image), expected, strict=True):
+            np.testing.assert_array_equal(answer, wanted)
+
+
+def test_only_the_steps_of_the_outputs_asked_for_run(triton_server: TritonServer) -> None:
+    def runs(model: str) -> int:
+        with grpc_client.InferenceServerClient(triton_server.address) as client:
+            return int(client.get_inference_statistics(model).model_stats[0].execution_count)
+
+    before = {name: runs(name) for name in TASKS}
+    with TritonEngine(triton_server.address, outputs=["lung_mask"]) as engine:
+        assert engine.infer({"image": make_phantom().image[:1]}).keys() == {"lung_mask"}
+    after = {name: runs(name) for name in TASKS}
+    assert {name: after[name] - before[name] for name in TASKS} == {**dict.fromkeys(TASKS, 0), "lung_segmentation": 1}
+
+
+def test_plain_grpc_client(triton_server: TritonServer) -> None:
+    image = make_phantom().image[:2]
+    tensor = grpc_client.InferInput("image", list(image.shape), "INT16")
+    tensor.set_data_from_numpy(image)
+    with grpc_client.InferenceServerClient(triton_server.address) as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready("coronanet")
+        result = client.infer("coronanet", [tensor], client_timeout=60)
+    assert {output.name for output in result.get_response().outputs} == OUTPUTS
+    probability, types = result.as_numpy("infected_probability"), result.as_numpy("lesion_types")
+    assert probability is not None
+    assert types is not None
+    assert probability.shape == (2, 1)
+    assert types.shape == image.shape
+    assert types.max() < 4
+
+
+def test_plain_http_client(triton_server: TritonServer) -> None:
+    image = make_phantom().image[:1]
+    tensor = http_client.InferInput("image", list(image.shape), "INT16")
+    tensor.set_data_from_numpy(image)
+    with http_client.InferenceServerClient(triton_server.http_address, network_timeout=60) as client:
+        result = client.infer("coronanet", [tensor])
+    lung_mask = result.as_numpy("lung_mask")
+    assert lung_mask is not None
+    assert lung_mask.shape == image.shape
+    assert set(np.unique(lung_mask)) <= {0, 1}
+
+
+def test_a_wrong_request_is_refused_and_the_server_lives(triton_server: TritonServer) -> None:
+    flat = grpc_client.InferInput("image", [64, 64], "INT16")
+    flat.set_data_from_numpy(np.zeros((64, 64), np.int16))
+    with (
+        grpc_client.InferenceServerClient(triton_server.address) as client,
+        pytest.raises(grpc_client.InferenceServerException, match="shape"),
+    ):
+        client.infer("coronanet", [flat], client_timeout=60)
+    triton_server.check()
+
+
+def test_a_refusal_of_a_step_reaches_the_client_as_one_line(triton_server: TritonServer) -> None:
+    pixels = grpc_client.InferInput("pixels", [1, 1, 256, 256], "FP32")
+    pixels.set_data_from_numpy(np.zeros((1, 1, 256, 256), np.float32))
+    empty = grpc_client.InferInput("image", [1, 0, 64], "INT16")
+    empty.set_data_from_numpy(np.zeros((1, 0, 64), np.int16))
+    with grpc_client.InferenceServerClient(triton_server.address) as client:
+        client.infer("lung_segmentation", [pixels], client_timeout=60)
+        with pytest.raises(
+            grpc_client.InferenceServerException, match=r"expected image int16 \[\?, \?, \?\], got shape"
+        ):
+            client.infer("coronanet", [empty], client_timeout=60)
+    triton_server.check()
+
+
+def test_stop_leaves_no_process_and_no_memory(small_repository: Path, tmp_path: Path) -> None:
+    server = TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log")
+    with server:
+        leader = server.pid
+        assert leader is not None
+        assert len(_group(leader)) == 4  # the server, preprocess, classification, decide
+        assert _shared_memory(server.prefix)
+        server.check()
+    assert _group(leader) == []
+    assert _shared_memory(server.prefix) == []
+    with pytest.raises(RefusedError, match="not running"):
+        server.check()
+
+
+def test_a_killed_server_is_noticed_and_cleaned_up(small_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+        leader = server.pid
+        assert leader is not None
+        os.kill(leader, signal.SIGKILL)
+        assert _eventually(lambda: leader not in _group(leader))
+        with pytest.raises(RefusedError, match=r"the Triton server ended \(exit code -9\).*its log: "):
+            server.check()
+    assert _group(leader) == []
+    assert _shared_memory(server.prefix) == []
+
+
+def test_a_killed_model_process_is_noticed(small_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+        leader = server.pid
+        assert leader is not None
+        for model in _group(leader):
+            if model != leader:
+                os.kill(model, signal.SIGKILL)
+        with pytest.raises(RefusedError, match="fails its canary inference"):
+            server.check()
+
+
+def test_the_server_ends_with_a_parent_that_is_killed(small_repository: Path, tmp_path: Path) -> None:
+    ports = Ports.free()
+    script = (
+        "import sys, time; from pathlib import Path; from coronanet.serving.server import Ports, TritonServer\n"
+        f"server = TritonServer(Path({str(small_repository)!r}), ports={ports!r}, log=Path({str(tmp_path / 'log')!r}))\n"
+        "server.start(); print(server.pid, server.prefix, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        leader, prefix = parent.stdout.readline().split()
+        assert _group(int(leader))
+        parent.kill()
+        parent.wait()
+        assert _eventually(lambda: _group(int(leader)) == [])
+    assert _shared_memory(prefix) == []
+
+
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics"])
+def test_a_port_in_use_is_named_with_its_option(small_repository: Path, tmp_path: Path, name: str) -> None:
+    ports = Ports.free()
+    with socket.create_server(("127.0.0.1", getattr(ports, name))):
+        server = TritonServer(small_repository, ports=ports, log=tmp_path / "log")
+        with pytest.raises(UsageError, match=rf"port {getattr(ports, name)} .*--{name}-port"):
+            server.start()
+    assert server.pid is None
+
+
+def test_a_repository_that_is_not_filled_is_not_started(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="coronanet repository"):
+        TritonServer(tmp_path, ports=Ports.free(), log=tmp_path / "log").start()
+
+
+def test_a_start_that_fails_says_why_in_one_line(small_repository: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "triton_repo"
+    shutil.copytree(small_repository, broken)
+    model = broken / "classification" / "1" / "network.fp32.onnx"
+    for other in model.parent.glob("*.onnx"):
+        other.write_bytes(b"not a network")
+    server = TritonServer(broken, ports=Ports.free(), log=tmp_path / "log")
+    with pytest.raises(RefusedError) as refused:
+        server.start()
+    message = str(refused.value)
+    assert message.startswith("the Triton server did not start: ")
+    assert "its hash is not the bundle's" in message
+    assert message.endswith(f"its log: {tmp_path / 'log'}")
+    assert "\n" not in message
+    assert "TritonModelException" not in message
+    assert _shared_memory(server.prefix) == []
+
+
+def test_only_loopback(small_repository: Path) -> None:
+    for host in ("0.0.0.0", "192.168.1.2", "::", "workstation"):
+        with pytest.raises(UsageError, match="loopback only"):
+            check_host(host)
+    check_host("127.0.0.1")
+    check_host("::1")
+
+
+def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda _: "2.4.6")
+    with pytest.raises(UsageError, match=r"numpy below 2 .*found 2\.4\.6: pip install 'numpy<2'"):
+        find_installation()
+
+
+def test_a_missing_wheel_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"nvidia-pytriton, which is not installed: pip install 'coronanet\[serve\]'"):
+        find_installation()
+
+
+def test_the_reason_in_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_error(log) == "it said nothing"
+    log.write_text("tritonserver: unrecognized option\nUsage\n")
+    assert last_error(log) == "tritonserver: unrecognized option"
+    log.write_text(
+        'E1123 09:54:40.386941 13685 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+        'E1123 09:54:43.453174 13685 backend_model.cc:692] "ERROR: Failed to create instance: '
+        'TritonModelException: no step\\n\\nAt:\\n  model.py(22): initialize\\n"\n'
+    )
+    assert last_error(log) == "no step"

@@ -1,0 +1,60 @@
+"""What a label does not say must not be taught."""
+
+import pytest
+import torch
+from coronanet.training.losses import SUPERVISIONS, binary_loss, partial_label_loss, soft_dice
+from coronanet.training.samples import Supervision
+
+CONFIDENT = 12.0
+
+
+def logits_for(*classes: int) -> torch.Tensor:
+    """One slice of one row, a pixel a class, decided with confidence."""
+    logits = torch.zeros(1, 4, 1, len(classes))
+    for column, value in enumerate(classes):
+        logits[0, value, 0, column] = CONFIDENT
+    return logits
+
+
+def loss(logits: torch.Tensor, labels: list[int], supervision: Supervision) -> float:
+    index = torch.tensor([SUPERVISIONS.index(supervision)])
+    return float(partial_label_loss(logits, torch.tensor([[labels]]), index))
+
+
+@pytest.mark.parametrize(
+    ("labels", "supervision", "right", "wrong"),
+    [
+        ([0, 1, 2], "types", [(0, 1, 2)], [(0, 2, 1), (3, 1, 2), (1, 1, 2)]),
+        # Which kind of lesion is not known: ground glass and consolidation are as good as each other.
+        ([0, 1, 1], "lesion", [(0, 1, 1), (0, 2, 2), (0, 1, 2)], [(0, 0, 1), (1, 1, 1), (0, 3, 1)]),
+        # Other lesions are not labelled: only effusion or not is judged.
+        ([0, 0, 1], "effusion", [(0, 0, 3), (1, 2, 3)], [(0, 3, 3), (0, 0, 1)]),
+    ],
+)
+def test_every_decision_that_the_labels_allow_is_free_and_every_other_costs(
+    labels: list[int], supervision: Supervision, right: list[tuple[int, ...]], wrong: list[tuple[int, ...]]
+) -> None:
+    for decision in right:
+        assert loss(logits_for(*decision), labels, supervision) == pytest.approx(0, abs=1e-3)
+    for decision in wrong:
+        assert loss(logits_for(*decision), labels, supervision) > 0.1
+
+
+def test_a_batch_of_mixed_supervision_is_the_mean_of_its_slices_cross_entropy_weights() -> None:
+    both = torch.cat([logits_for(0, 1), logits_for(1, 3)])
+    labels = torch.tensor([[[0, 1]], [[0, 1]]])
+    index = torch.tensor([SUPERVISIONS.index("lesion"), SUPERVISIONS.index("effusion")])
+    assert float(partial_label_loss(both, labels, index)) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_binary_loss_falls_to_zero_on_the_truth() -> None:
+    labels = torch.tensor([[[0, 1], [1, 0]]])
+    logits = (labels.float()[:, None] * 2 - 1) * CONFIDENT
+    assert float(binary_loss(logits, labels)) == pytest.approx(0, abs=1e-3)
+    assert float(binary_loss(-logits, labels)) > 1
+
+
+def test_soft_dice_of_certain_masks_is_dice() -> None:
+    one, other = torch.zeros(1, 40, 40), torch.zeros(1, 40, 40)
+    one[:, :20], other[:, 10:30] = 1, 1
+    assert float(soft_dice(one, other)) == pytest.approx(0.5, abs=1e-3)
