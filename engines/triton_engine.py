@@ -95,9 +95,9 @@ class TritonEngine(EngineBase):
     def _explain(self, error: InferenceServerException) -> str:
         message = " ".join((error.message() or "").split())
         status = (error.status() or "").removeprefix("StatusCode.")
-        if status == "UNAVAILABLE" and "unknown model" not in message and "is not found" not in message:
-            if "http1" in message.lower() or "Trying to connect an http1" in message:
-                return f"{self._address} speaks HTTP: give the gRPC port, 8001 unless it was moved"
+        if status == "UNAVAILABLE" and "model" not in message:  # a server that is up says so of a model
+            if "http1" in message or ("failed to connect" in message and "Socket closed" in message):
+                return f"what answers at {self._address} is not gRPC: give the gRPC port, 8001 unless it was moved"
             return f"no Triton server answers at {self._address}: start one with `coronanet serve`"
         if status == "DEADLINE_EXCEEDED":
             return f"the Triton server at {self._address} did not answer within {self._timeout_s:g} s"

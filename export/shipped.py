@@ -19,8 +19,8 @@ PRETRAINED = ROOT / "model" / "pretrained"
 def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     """The bundles of the four tasks in ``folder`` (None: the usual place), exported first where they are not there.
 
-    In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced; in
-    a folder that the user names it is left alone.
+    In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced;
+    in a folder that the user names it is left alone.
 
     Raises:
         RefusedError: a bundle was tampered with, or a gate refused an export.
@@ -46,7 +46,7 @@ def holds(bundle: Bundle, source: Path) -> bool:
 
 
 def same_tools(bundle: Bundle) -> bool:
-    """Whether exporting here would use the versions that a bundle was made with; so too where nothing can be exported."""
+    """Whether exporting here would use the versions that a bundle was made with; true where nothing can be exported."""
     installed = {name: installed_version(name) for name in bundle.manifest.tools}
     return None in installed.values() or installed == bundle.manifest.tools
 

@@ -205,8 +205,8 @@ class TritonServer:
                     self._process.wait(EXIT_TIMEOUT_S + 5)
                 except subprocess.TimeoutExpired:
                     self._process.send_signal(signal.SIGKILL)
-            _kill_group(self._process.pid)
             self._process.wait()
+            _kill_group(self._process.pid)
             self._process = None
         for region in SHM.glob(f"{self.prefix}*"):
             region.unlink(missing_ok=True)
@@ -374,8 +374,11 @@ def _link_backend(installation: Installation, work: Path) -> Path:
 
 def _kill_group(group: int) -> None:
     """End what is left of a process group, such as model processes whose server was killed."""
+    deadline = time.monotonic() + EXIT_TIMEOUT_S
     try:
-        os.killpg(group, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.02)
     except ProcessLookupError:
         return
 

@@ -27,11 +27,14 @@ def train_verb(
     steps: Annotated[int | None, typer.Option(min=20, help="Steps, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of the first weights.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
+    start: Annotated[Path | None, typer.Option("--from", help="Weights to begin with, for one task.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --runs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train networks on CT slices: data -> card.json and weights.safetensors."""
     chosen = _tasks(tasks)
+    if start is not None and len(chosen) != 1:
+        raise UsageError(f"--from begins one network: expected one task, got {len(chosen)}")
     home = data_home(data)
     if home is None:
         raise UsageError("training needs data: pass --data DIR or set CORONANET_DATA (README, Training)")
@@ -44,9 +47,9 @@ def train_verb(
     for task in chosen:
         recipe = RECIPES[task] if steps is None else dataclasses.replace(RECIPES[task], steps=steps)
         err.print(f"training {task}: {recipe.network.family}, {recipe.steps} steps of {recipe.batch} slices")
-        start = time.monotonic()
-        card = train(task, home, folder, runs, recipe=recipe, seed=seed, workers=workers, resume=resume)
-        minutes = round((time.monotonic() - start) / 60, 1)
+        begun = time.monotonic()
+        card = train(task, home, folder, runs, recipe=recipe, seed=seed, workers=workers, start=start, resume=resume)
+        minutes = round((time.monotonic() - begun) / 60, 1)
         trained.append({"task": task, "path": str(folder / task), "minutes": minutes, "validation": card.validation})
     if as_json:
         emit_json({"trained": trained})

@@ -20,6 +20,7 @@ from ..model.card import Card
 from ..model.metrics import auc, dice
 from ..model.networks import build
 from ..model.pixels import Preprocess, build_decide
+from ..model.weights import load_network
 from .augment import augment
 from .losses import SUPERVISIONS, binary_loss, partial_label_loss
 from .recipes import Recipe
@@ -75,12 +76,12 @@ class Views(IterableDataset[tuple[NDArray[np.int16], NDArray[np.uint8], int]]):
 class Learner(lightning.LightningModule):
     """One network in training; what it sees is the card's own ``Preprocess``."""
 
-    def __init__(self, card: Card, recipe: Recipe, validation: tuple[Sample, ...]) -> None:
+    def __init__(self, card: Card, recipe: Recipe, validation: tuple[Sample, ...], start: Path | None) -> None:
         super().__init__()
         self.card, self.recipe = card, recipe
         self._validation = validation
         self.preprocess = Preprocess(card)
-        self.network = build(card)
+        self.network = build(card) if start is None else load_network(card, start).train()
         nn.utils.convert_conv2d_weight_memory_format(self.network, torch.channels_last)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -169,11 +170,24 @@ def _dice_scores(masks: list[NDArray[Any]], samples: tuple[Sample, ...], card: C
 
 
 def fit(
-    card: Card, recipe: Recipe, split: Split, folder: Path, *, seed: int, workers: int, resume: Path | None
+    card: Card,
+    recipe: Recipe,
+    split: Split,
+    folder: Path,
+    *,
+    seed: int,
+    workers: int,
+    start: Path | None,
+    resume: Path | None,
 ) -> Fitted:
-    """Train a network; checkpoints and ``metrics.csv`` go to ``folder``."""
+    """Train a network; checkpoints and ``metrics.csv`` go to ``folder``.
+
+    Args:
+        start: weights to begin with instead of random ones.
+        resume: a checkpoint of this very run to go on from.
+    """
     lightning.seed_everything(seed, workers=True, verbose=False)
-    learner = Learner(card, recipe, split.validation)
+    learner = Learner(card, recipe, split.validation, start)
     loader = DataLoader(
         Views(split.train, card, recipe, seed),
         batch_size=recipe.batch,

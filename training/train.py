@@ -29,12 +29,17 @@ def train(
     recipe: Recipe | None = None,
     seed: int = 0,
     workers: int = 1,
+    start: Path | None = None,
     resume: bool = False,
 ) -> Card:
     """Train the network of a task and publish ``out/<task>/`` with ``card.json`` and ``weights.safetensors``.
 
+    Args:
+        start: a file of weights to begin with instead of random ones.
+        resume: whether to go on from the last checkpoint in ``runs``, where there is one.
+
     Raises:
-        UsageError: the data sets of the task are not in ``data``.
+        UsageError: the data sets of the task are not in ``data``, or ``start`` does not fit the network.
     """
     recipe = recipe or RECIPES[task]
     split = load_split(task, data)
@@ -43,7 +48,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     fitted = fit(
-        card, recipe, split, folder, seed=seed, workers=workers, resume=last if resume and last.is_file() else None
+        card,
+        recipe,
+        split,
+        folder,
+        seed=seed,
+        workers=workers,
+        start=start,
+        resume=last if resume and last.is_file() else None,
     )
     scores = {name: round(value, 4) for name, value in fitted.validation.items()}
     card = make_card(task, recipe.network, split, scores)

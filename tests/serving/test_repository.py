@@ -33,7 +33,7 @@ def _steps(folder: Path) -> dict[str, StepFile]:
 def test_every_step_names_its_file_and_how_this_machine_runs_it(
     bundles: dict[TaskName, Bundle], tmp_path: Path
 ) -> None:
-    choices = {**ORT, "classification": Choice("onnxruntime", "fp16", threads=3)}
+    choices: dict[TaskName, Choice] = {**ORT, "classification": Choice("onnxruntime", "fp16", threads=3)}
     filled = fill_repository(bundles, tmp_path, choices, threads=2)
     steps = _steps(tmp_path)
     assert steps == {each.name: each.step for each in filled}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from coronanet.engines.bundle import Bundle, Manifest
+from coronanet.engines.bundle import Bundle
 from coronanet.engines.places import ROOT
 from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.serving.repository import CONFIG_PATHS
@@ -23,8 +23,7 @@ def _with_fp16_verdict(bundle: Bundle, verdict: str) -> Bundle:
         else record
         for record in bundle.manifest.files
     )
-    manifest = Manifest(**{**dict(bundle.manifest), "files": files})
-    return Bundle(bundle.path, manifest, bundle.card, bundle.sha256)
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files}), bundle.card, bundle.sha256)
 
 
 def _tensors(tensors: Any) -> list[tuple[str, str, list[int]]]:
@@ -52,8 +51,17 @@ def test_every_model_has_a_configuration_for_every_target(bundles: dict[TaskName
 
 
 def test_steps_are_the_graphs_of_every_task(bundles: dict[TaskName, Bundle]) -> None:
-    names = [step.name for step in plan_steps(bundles)]
-    assert names == ["preprocess", *TASK_NAMES, *(f"decide_{task}" for task in TASK_NAMES)]
+    steps = plan_steps(bundles)
+    assert steps[0].graph == "preprocess"
+    names = [step.name for step in steps if step.graph != "preprocess"]
+    assert names == [*TASK_NAMES, *(f"decide_{task}" for task in TASK_NAMES)]
+
+
+def test_cards_with_one_recipe_share_its_preprocessing(bundles: dict[TaskName, Bundle]) -> None:
+    two: dict[TaskName, Bundle] = {
+        "binary_segmentation": bundles["binary_segmentation"], "lung_segmentation": bundles["binary_segmentation"],
+    }  # fmt: skip
+    assert [step.name for step in plan_steps(two) if step.graph == "preprocess"] == ["preprocess"]
 
 
 def test_the_ensemble_speaks_the_contract(bundles: dict[TaskName, Bundle]) -> None:
@@ -77,15 +85,14 @@ def test_every_tensor_of_the_ensemble_is_written_before_it_is_read(bundles: dict
 
 
 def test_cards_with_other_recipes_get_a_preprocessing_each(bundles: dict[TaskName, Bundle]) -> None:
-    mixed = {**bundles, "lung_segmentation": _with_other_window(bundles["lung_segmentation"])}
-    steps = plan_steps(mixed)
-    recipes = {bundle.card.recipe for bundle in mixed.values()}
-    assert [step.name for step in steps if step.graph == "preprocess"] == [
-        f"preprocess_{mixed[task].card.recipe}" for task in ("classification", "lung_segmentation")
-    ]
-    assert len(recipes) == 2
-    network = next(step for step in steps if step.name == "lung_segmentation")
-    assert network.reads == {"pixels": f"pixels_{mixed['lung_segmentation'].card.recipe}"}
+    lung = bundles["lung_segmentation"]
+    mixed: dict[TaskName, Bundle] = {"binary_segmentation": lung, "lung_segmentation": _with_other_window(lung)}
+    steps = {step.name: step for step in plan_steps(mixed)}
+    recipes = {task: bundle.card.recipe for task, bundle in mixed.items()}
+    for task, recipe in recipes.items():
+        assert steps[f"preprocess_{recipe}"].task == task
+        assert steps[task].reads == {"pixels": f"pixels_{recipe}"}
+    assert len(steps) == 6
 
 
 def test_only_networks_run_as_plans(bundles: dict[TaskName, Bundle]) -> None:
@@ -97,7 +104,7 @@ def test_only_networks_run_as_plans(bundles: dict[TaskName, Bundle]) -> None:
 
 @pytest.mark.parametrize(("verdict", "file"), [("passed", "network.fp16.onnx"), ("refused", "network.fp32.onnx")])
 def test_the_container_runs_fp16_only_where_it_passed(bundles: dict[TaskName, Bundle], verdict: str, file: str) -> None:
-    changed = {"classification": _with_fp16_verdict(bundles["classification"], verdict)}
+    changed: dict[TaskName, Bundle] = {"classification": _with_fp16_verdict(bundles["classification"], verdict)}
     parsed: Any = parse_config(render_configs(changed)["classification"]["onnxruntime"])
     assert parsed.default_model_filename == file
 

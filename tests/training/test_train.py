@@ -68,6 +68,27 @@ def test_a_stopped_run_goes_on_from_its_last_epoch(synthetic_data: Path, tmp_pat
     assert (tmp_path / "out" / "lung_segmentation" / "weights.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("short_epochs")
+def test_a_run_can_begin_with_given_weights(synthetic_data: Path, tmp_path: Path) -> None:
+    first = train("lung_segmentation", synthetic_data, tmp_path / "one", tmp_path / "runs", recipe=TINY, workers=0)
+    given = tmp_path / "one" / "lung_segmentation" / "weights.safetensors"
+    still = dataclasses.replace(TINY, learning_rate=1e-12, weight_decay=0.0)
+    train(
+        "lung_segmentation", synthetic_data, tmp_path / "two", tmp_path / "more", recipe=still, workers=0, start=given
+    )
+    before = load_network(first, given)
+    after = load_network(first, tmp_path / "two" / "lung_segmentation" / "weights.safetensors")
+    for name, parameter in before.named_parameters():
+        np.testing.assert_allclose(after.get_parameter(name).detach(), parameter.detach(), atol=1e-5)
+
+
+def test_given_weights_are_for_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "lung_segmentation", "classification", "--from", str(tmp_path / "weights.safetensors")])
+    assert stopped.value.code == 2
+    assert "expected one task, got 2" in capsys.readouterr().err
+
+
 def test_the_verb_says_where_the_data_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["train", "lung_segmentation", "--data", str(tmp_path / "none"), "--json"])

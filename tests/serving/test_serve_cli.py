@@ -1,0 +1,141 @@
+"""`coronanet serve` and `coronanet repository` as a person or a program runs them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coronanet import cli
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.triton_engine import TritonEngine
+from coronanet.model.tasks import TaskName
+from coronanet.serving.repository import read_index
+from coronanet.serving.server import Ports
+
+
+def _arguments(repository: Path, ports: Ports) -> list[str]:
+    given = {"--repository": repository, "--http-port": ports.http, "--grpc-port": ports.grpc}
+    return ["serve", *(str(part) for pair in given.items() for part in pair), "--metrics-port", str(ports.metrics)]
+
+
+@contextmanager
+def _serving(repository: Path) -> Generator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """`coronanet serve --json` and what it said when it was ready."""
+    command = [sys.executable, "-m", "coronanet", *_arguments(repository, Ports.free()), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines: list[str] = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("}"):
+                    break
+            yield process, json.loads("".join(lines))
+        finally:
+            process.kill()
+
+
+def _exit(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    return int(stopped.value.code or 0)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_when_it_says_ready_and_stops_cleanly(small_repository: Path, number: signal.Signals) -> None:
+    with _serving(small_repository) as (process, ready):
+        with TritonEngine(ready["grpc"], model=ready["model"]) as engine:
+            answer = engine.infer({"image": np.zeros((1, 64, 64), np.int16)})
+        assert answer.keys() == {"infected_probability"}
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    assert _is_gone(ready["pid"])
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"coronanet-{process.pid}-")]
+
+
+def test_a_server_that_dies_ends_it_with_one_line(small_repository: Path) -> None:
+    with _serving(small_repository) as (process, ready):
+        os.kill(ready["pid"], signal.SIGKILL)
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        errors = [line for line in process.stderr.read().splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert "the Triton server ended (exit code -9)" in errors[0]
+        assert ready["log"] in errors[0]
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"coronanet-{process.pid}-")]
+
+
+def test_the_server_does_not_outlive_it(small_repository: Path) -> None:
+    with _serving(small_repository) as (process, ready):
+        process.kill()
+        process.wait()
+    assert _eventually(lambda: _is_gone(ready["pid"]))
+
+
+def test_a_port_in_use_is_exit_2(small_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = Ports.free()
+    with socket.create_server(("127.0.0.1", ports.grpc)):
+        assert _exit(_arguments(small_repository, ports)) == 2
+    assert f"port {ports.grpc}" in capsys.readouterr().err
+
+
+def test_only_loopback_is_served(small_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit([*_arguments(small_repository, Ports.free()), "--host", "0.0.0.0"]) == 2
+    assert "loopback only" in capsys.readouterr().err
+
+
+def test_an_empty_repository_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit(_arguments(tmp_path, Ports.free())) == 2
+    assert "coronanet repository" in capsys.readouterr().err
+
+
+def test_a_repository_or_bundles_not_both(small_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit([*_arguments(small_repository, Ports.free()), "--bundles", str(small_repository)]) == 2
+    assert "expected one of them" in capsys.readouterr().err
+
+
+def test_repository_fills_a_folder(
+    bundles: dict[TaskName, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def provide(folder: Path | None) -> Mapping[TaskName, Bundle]:
+        assert folder == tmp_path / "bundles"
+        return {"classification": bundles["classification"]}
+
+    monkeypatch.setattr(cli, "provide_bundles", provide)
+    out = tmp_path / "triton_repo"
+    assert _exit(["repository", "--out", str(out), "--bundles", str(tmp_path / "bundles"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["repository"] == str(out)
+    assert [step["model"] for step in answer["steps"]] == ["preprocess", "classification", "decide_classification"]
+    assert read_index(out).bundles == {"classification": bundles["classification"].sha256}
