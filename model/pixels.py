@@ -53,11 +53,17 @@ class DecideMask(nn.Module):
         self.threshold = card.threshold
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
-        probability = logits.sigmoid() if self.threshold is not None else logits.softmax(dim=1)
+        probability = logits.sigmoid() if self.threshold is not None else _softmax(logits)
         probability = F.interpolate(probability, size=image.shape[-2:], mode="bilinear", align_corners=False)
         if self.threshold is not None:
             return (probability[:, 0] >= self.threshold).to(torch.uint8)
         return probability.argmax(dim=1).to(torch.uint8)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the channels, in plain arithmetic: ONNX Runtime's own takes twice as long on this axis."""
+    powers = (logits - logits.amax(dim=1, keepdim=True)).exp()
+    return powers / powers.sum(dim=1, keepdim=True)
 
 
 def build_decide(card: Card) -> nn.Module:

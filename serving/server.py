@@ -3,21 +3,16 @@
 The server is two years old and meant for development, CI and a single workstation; production is NVIDIA's container.
 """
 
-import importlib.metadata
-import importlib.util
 import ipaddress
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,18 +23,19 @@ import numpy as np
 from ..engines.places import cache_home
 from ..engines.predictor import ensemble_output
 from ..engines.triton_engine import TritonEngine
-from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.errors import CoronanetError, RefusedError, UsageError
+from .installation import Installation, environment, find_installation, link_backend
 from .repository import RepositoryIndex, read_index
 
 HOST = "127.0.0.1"
 SHM = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: A region for each model process; it grows when a tensor needs more, and containers have 64 MiB in all by default.
 SHM_BYTES = 2**20
 EXIT_TIMEOUT_S = 5
 #: Triton logs this error on every machine without a GPU.
 NO_GPU = "CudaDriverHelper"
-CANARY_TIMEOUT_S = 10.0
+#: A server that is busy with large studies answers late and is well.
+CANARY_TIMEOUT_S = 30.0
 CANARY_HU = -1000
 CANARY_SIZE = 64
 
@@ -60,17 +56,6 @@ class Ports:
             for each in sockets:
                 each.bind((host, 0))
             return cls(*(each.getsockname()[1] for each in sockets))
-
-
-@dataclass(frozen=True)
-class Installation:
-    """Where the wheel put what Triton needs."""
-
-    binary: Path
-    backend: Path
-    stub: Path
-    caches: Path
-    libraries: tuple[Path, ...]
 
 
 class TritonServer:
@@ -109,7 +94,6 @@ class TritonServer:
         self.prefix = f"coronanet-{os.getpid()}-{secrets.token_hex(4)}-"
         self._process: subprocess.Popen[bytes] | None = None
         self._index: RepositoryIndex | None = None
-        self._work: Path | None = None
 
     @property
     def address(self) -> str:
@@ -140,12 +124,13 @@ class TritonServer:
         return installation
 
     def start(self) -> None:
+        """Start the server and wait for the canary's first answer; what was started is stopped where that fails."""
         installation = self.check_machine()
         self._index = read_index(self.repository)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._work = Path(tempfile.mkdtemp(prefix="coronanet-triton-"))
+        backends = link_backend(installation)
+        command = self._command(installation, backends)
         try:
-            command = self._command(installation, _link_backend(installation, self._work))
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [
@@ -159,11 +144,13 @@ class TritonServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_environment(installation),
+                    env=environment(installation),
+                    # Model processes import from where they stand: never from a folder that anyone may have filled.
+                    cwd=backends,
                     # Its own group: Ctrl-C in the terminal is ours to turn into an orderly stop.
                     start_new_session=True,
                 )
-            self._wait()
+            self._wait(self._process)
         except BaseException:
             self.stop()
             raise
@@ -176,25 +163,29 @@ class TritonServer:
         Raises:
             RefusedError: the server is gone, does not answer, or answers with other tensors than the ensemble's.
         """
-        if self._process is None or self._index is None:
+        if self._process is None:
             raise RefusedError("the Triton server is not running")
-        if (code := self._process.poll()) is not None:
-            raise RefusedError(
-                f"the Triton server ended (exit code {code}): {last_error(self.log)}; its log: {self.log}"
-            )
-        image = np.full((1, CANARY_SIZE, CANARY_SIZE), CANARY_HU, dtype=np.int16)
         try:
-            with TritonEngine(self.address, timeout_s=timeout_s) as engine:
-                answer = engine.infer({"image": image})
-        except UsageError as error:
-            raise RefusedError(f"the Triton server fails its canary inference: {error}; its log: {self.log}") from None
+            self._canary(timeout_s)
+        except CoronanetError as failure:
+            reason = str(failure)
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(1)  # a process that is just being killed takes a moment to be gone
+                reason = f"it ended with exit code {code}: {last_error(self.log)}"
+            raise RefusedError(f"the Triton server fails its canary inference: {reason}; its log: {self.log}") from None
+
+    def _canary(self, timeout_s: float) -> None:
+        tasks = self._index.bundles if self._index else {}
+        image = np.full((1, CANARY_SIZE, CANARY_SIZE), CANARY_HU, dtype=np.int16)
+        with TritonEngine(self.address, timeout_s=timeout_s) as engine:
+            answer = engine.infer({"image": image})
         expected = {
-            spec.name: (spec.dtype, tuple(image.shape if len(spec.shape) == image.ndim else (1, *spec.shape[1:])))
-            for spec in map(ensemble_output, self._index.bundles)
+            spec.name: (spec.dtype, image.shape if len(spec.shape) == image.ndim else (1, *spec.shape[1:]))
+            for spec in map(ensemble_output, tasks)
         }
         received = {name: (str(array.dtype), array.shape) for name, array in answer.items()}
         if received != expected:
-            raise RefusedError(f"the canary inference expected {expected}, got {received}; its log: {self.log}")
+            raise RefusedError(f"expected {expected}, got {received}")
 
     def stop(self) -> None:
         """End the server and its model processes, and take away what they leave in memory."""
@@ -210,9 +201,6 @@ class TritonServer:
             self._process = None
         for region in SHM.glob(f"{self.prefix}*"):
             region.unlink(missing_ok=True)
-        if self._work is not None:
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._work = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -223,20 +211,22 @@ class TritonServer:
     ) -> None:
         self.stop()
 
-    def _wait(self) -> None:
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + self.start_timeout_s
-        while self._process is not None:
+        while True:
             try:
-                self.check()
+                return self._canary(CANARY_TIMEOUT_S)
             except RefusedError as error:
-                if self._process.poll() is not None:
+                raise RefusedError(f"the Triton server answers wrongly: {error}; its log: {self.log}") from None
+            except UsageError as error:
+                if process.poll() is not None:
                     reason = last_error(self.log)
-                    raise RefusedError(f"the Triton server did not start: {reason}; its log: {self.log}") from None
-                if time.monotonic() > deadline:
-                    raise RefusedError(f"not ready after {self.start_timeout_s:g} s: {error}") from None
-                time.sleep(0.1)
-            else:
-                return
+                elif time.monotonic() > deadline:
+                    reason = f"not ready after {self.start_timeout_s:g} s: {error}"
+                else:
+                    time.sleep(0.1)
+                    continue
+                raise RefusedError(f"the Triton server did not start: {reason}; its log: {self.log}") from None
 
     def _command(self, installation: Installation, backends: Path) -> list[str]:
         options = {
@@ -263,35 +253,6 @@ class TritonServer:
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
         ]
-
-
-def find_installation() -> Installation:
-    """Triton's files in the ``nvidia-pytriton`` wheel, which is never imported.
-
-    Raises:
-        MissingPackageError: the wheel is not installed.
-        UsageError: numpy 2 or newer, or a Python that Triton has no stub or no library for.
-    """
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError("nvidia-pytriton", purpose="the embedded Triton server", extra="serve")
-    if int(importlib.metadata.version("numpy").split(".")[0]) >= 2:
-        raise UsageError(
-            f"the embedded Triton server needs numpy below 2 (newer ones corrupt its tensors silently), "
-            f"found {importlib.metadata.version('numpy')}: pip install 'numpy<2'"
-        )
-    package = Path(next(iter(spec.submodule_search_locations)))
-    root = package / "tritonserver"
-    stub = root / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
-    if not stub.is_file():
-        raise UsageError(f"the embedded Triton server has no model process for Python {PYTHON}: use Python 3.11")
-    return Installation(
-        binary=root / "bin" / "tritonserver",
-        backend=root / "backends" / "python",
-        stub=stub,
-        caches=root / "caches",
-        libraries=(_python_library_folder(), package.parent / "nvidia_pytriton.libs"),
-    )
 
 
 def check_host(host: str) -> None:
@@ -336,40 +297,6 @@ def last_error(log: Path) -> str:
         return "it said nothing"
     # A model's own error comes with the name of the exception before it and with a traceback behind.
     return re.sub(r"^(ERROR: )?(Failed to create instance: )?(TritonModelException: )?", "", reasons[0]).split("\\n")[0]
-
-
-def _python_library_folder() -> Path:
-    """Where this interpreter's shared library is, which the model processes load."""
-    name = f"libpython{PYTHON}.so.1.0"
-    folders = [sysconfig.get_config_var(key) for key in ("LIBDIR", "LIBPL")]
-    multiarch = sysconfig.get_config_var("MULTIARCH")
-    candidates = [Path(folder) for folder in folders if folder]
-    candidates += [folder / multiarch for folder in candidates if multiarch]
-    for folder in candidates:
-        if (folder / name).exists():
-            return folder
-    raise UsageError(
-        f"the embedded Triton server needs {name}, which is not in {candidates[0]}: install it "
-        f"(Debian: libpython{PYTHON}), or use a Python that was built with --enable-shared"
-    )
-
-
-def _environment(installation: Installation) -> dict[str, str]:
-    libraries = ":".join(str(folder) for folder in installation.libraries)
-    # The model processes take the `python3` that they find first, and with it this environment's packages.
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    return {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path}
-
-
-def _link_backend(installation: Installation, work: Path) -> Path:
-    """A backend folder that holds the stub of this Python's version beside the rest."""
-    backends = work / "backends"
-    python = backends / "python"
-    python.mkdir(parents=True)
-    names = ("libtriton_python.so", "triton_python_backend_utils.py")
-    for file in (*(installation.backend / name for name in names), installation.stub):
-        (python / file.name).symlink_to(file)
-    return backends
 
 
 def _kill_group(group: int) -> None:

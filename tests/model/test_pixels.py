@@ -72,3 +72,16 @@ def test_a_classifier_decides_by_its_probability_alone() -> None:
     decide = build_decide(card)
     assert isinstance(decide, DecideProbability)
     np.testing.assert_allclose(decide(torch.tensor([[0.0], [2.0]])).numpy(), [[0.5], [0.880797]], atol=1e-6)
+
+
+def test_probabilities_are_softmax_resized_before_they_are_compared(types_card: Card) -> None:
+    """Between a sure and an unsure pixel the sure one reaches farther, which comparing logits or labels would miss."""
+    logits = torch.full((1, 4, 1, 2), -1e4)
+    logits[0, 1, 0, 0], logits[0, 0, 0, 0] = 5.0, 0.0
+    logits[0, 0, 0, 1], logits[0, 1, 0, 1] = 0.2, 0.0
+    mask = DecideMask(types_card)(logits, torch.zeros((1, 1, 20), dtype=torch.int16))[0, 0].numpy()
+    probability = logits.softmax(dim=1)[0, :2, 0].numpy()
+    position = np.clip((np.arange(20) + 0.5) / 20 * 2 - 0.5, 0, 1)
+    resized = probability[:, :1] * (1 - position) + probability[:, 1:] * position
+    np.testing.assert_array_equal(mask, resized.argmax(axis=0))
+    assert (mask == 1).sum() > 10

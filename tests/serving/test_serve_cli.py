@@ -88,7 +88,7 @@ def test_a_server_that_dies_ends_it_with_one_line(small_repository: Path) -> Non
         assert process.stderr is not None
         errors = [line for line in process.stderr.read().splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
-        assert "the Triton server ended (exit code -9)" in errors[0]
+        assert "it ended with exit code -9" in errors[0]
         assert ready["log"] in errors[0]
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"coronanet-{process.pid}-")]
 
