@@ -8,29 +8,36 @@ from coronanet.engines.base import Engine
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.open import BACKENDS, PRECISIONS, is_installed, open_engine
 from coronanet.engines.predictor import Choice
+from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import MissingPackageError, UsageError
 from coronanet.model.tasks import TaskName
+from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
 CHOICES = [Choice(backend, precision) for backend in BACKENDS for precision in PRECISIONS[backend]]
+#: Largest difference that batching may make to a logit, by precision.
+BATCHING = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5}
+TRITON = "triton"
 
 
-@pytest.fixture(scope="module", params=CHOICES, ids=str)
-def choice(request: pytest.FixtureRequest) -> Choice:
-    chosen: Choice = request.param
-    if not is_installed(chosen.backend):
-        pytest.skip(f"{chosen.backend} is not installed")
-    return chosen
+@pytest.fixture(scope="module", params=[*CHOICES, TRITON], ids=str)
+def engine(bundles: dict[TaskName, Bundle], request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The same network on every backend, the real Triton server among them."""
+    with _open(bundles["lung_segmentation"], request) as opened:
+        yield opened
 
 
-@pytest.fixture(scope="module")
-def engine(bundles: dict[TaskName, Bundle], choice: Choice) -> Iterator[Engine]:
+def _open(bundle: Bundle, request: pytest.FixtureRequest) -> Engine:
+    choice: Choice | str = request.param
+    if isinstance(choice, str):
+        server: TritonServer = request.getfixturevalue("triton_server")
+        return TritonEngine(server.address, model=bundle.card.task)
+    if not is_installed(choice.backend):
+        pytest.skip(f"{choice.backend} is not installed")
     try:
-        opened = open_engine(bundles["lung_segmentation"], backend=choice.backend, precision=choice.precision)
+        return open_engine(bundle, backend=choice.backend, precision=choice.precision)
     except UsageError as error:
         pytest.skip(str(error))
-    with opened:
-        yield opened
 
 
 def pixels(batch: int = 1, seed: int = 0) -> NDArray[np.float32]:
@@ -59,11 +66,12 @@ def test_what_it_returns_belongs_to_the_caller(engine: Engine) -> None:
     first[:] = 0
 
 
-def test_the_batch_does_not_change_a_slice(engine: Engine, choice: Choice) -> None:
+def test_the_batch_does_not_change_a_slice(engine: Engine, request: pytest.FixtureRequest) -> None:
     batch = pixels(4)
     alone = np.concatenate([engine.infer({"pixels": batch[i : i + 1]})["logits"] for i in range(4)])
     together = engine.infer({"pixels": batch})["logits"]
-    allowed = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5}[choice.precision]
+    ran = request.node.callspec.params["engine"]
+    allowed = BATCHING[ran.precision if isinstance(ran, Choice) else "bf16"]
     np.testing.assert_allclose(together, alone, atol=allowed)
 
 
