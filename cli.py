@@ -14,7 +14,7 @@ from .console import err
 from .engines import cli as engines_cli
 from .export import cli as export_cli
 from .export.shipped import provide_bundles
-from .model.errors import CoronanetError
+from .model.errors import CoronanetError, UsageError
 from .serving import cli as serving_cli
 from .training import cli as training_cli
 
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(given, standalone_mode=False, prog_name="coronanet")
     except CoronanetError as error:
         code = _report(str(error), error.exit_code, given)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        code = _report(f"cannot use {what}{error.strerror or error}", UsageError.exit_code, given)
     except Abort:
         code = 130
     except TyperException as error:

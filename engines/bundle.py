@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -21,6 +21,7 @@ from .base import TensorSpec
 MANIFEST = "manifest.json"
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
+REMEDY = "export it again with `coronanet export`"
 
 Graph = Literal["preprocess", "network", "decide"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -75,6 +76,7 @@ class FileRecord(StrictModel):
     graph: Graph | None = None
     precision: Precision | None = None
     opset: int | None = None
+    ir_version: int | None = None
     inputs: tuple[TensorRecord, ...] = ()
     outputs: tuple[TensorRecord, ...] = ()
     batch: BatchRange | None = None
@@ -116,8 +118,8 @@ class Bundle:
         """Read a bundle and check every hash.
 
         Raises:
-            UsageError: there is no bundle at ``path``, or its manifest cannot be read.
-            RefusedError: a file is missing, was added, or does not have the hash of the manifest.
+            UsageError: there is no bundle at ``path``.
+            RefusedError: the manifest is not valid, or a file is missing, was added, or does not have its hash.
         """
         file = path / MANIFEST
         if not file.is_file():
@@ -126,9 +128,11 @@ class Bundle:
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            raise UsageError(f"{file} is not a valid manifest: {explain(error)}") from None
+            raise RefusedError(f"{file} is not a valid manifest: {explain(error)}: {REMEDY}") from None
         _check_files(path, manifest)
         card = Card.load(path / CARD)
+        if manifest.name != card.task:
+            raise RefusedError(f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}")
         return cls(path, manifest, card, hashlib.sha256(text).hexdigest())
 
     def file(self, record: FileRecord) -> Path:
@@ -151,21 +155,20 @@ class Bundle:
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
-    remedy = "export it again with `coronanet export`"
     listed = {record.path: record for record in manifest.files}
     for name, record in listed.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")
         file = path / name
         if not file.is_file():
-            raise RefusedError(f"{file} is missing from the bundle: {remedy}")
+            raise RefusedError(f"{file} is missing from the bundle: {REMEDY}")
         if file.stat().st_size != record.bytes or hash_file(file) != record.sha256:
-            raise RefusedError(f"{file} was changed after export (its hash is not the manifest's): {remedy}")
+            raise RefusedError(f"{file} was changed after export (its hash is not the manifest's): {REMEDY}")
     if CARD not in listed:
-        raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {remedy}")
+        raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}")
     there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     if extra := sorted(there - listed.keys() - {MANIFEST}):
-        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {remedy}")
+        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}")
 
 
 def hash_file(path: Path) -> str:
@@ -189,18 +192,14 @@ def publish(path: Path) -> Generator[Path]:
         if path.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
             os.rename(path, replaced / path.name)
-        os.rename(work, path)
-        if replaced is not None:
-            shutil.rmtree(replaced)
+        try:
+            os.rename(work, path)
+        except OSError:
+            if replaced is not None:
+                os.rename(replaced / path.name, path)
+            raise
+        finally:
+            if replaced is not None:
+                shutil.rmtree(replaced)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def find_bundles(folder: Path, names: Sequence[str]) -> dict[str, Bundle]:
-    """Open the bundles called ``names`` in ``folder``, hashes checked.
-
-    Raises:
-        UsageError: one of them is not there.
-        RefusedError: one of them was tampered with.
-    """
-    return {name: Bundle.open(folder / name) for name in names}

@@ -1,7 +1,7 @@
-"""ONNX Runtime, on the CPU or through CUDA."""
+"""ONNX Runtime on the CPU."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnxruntime
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from ..model.errors import UsageError
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ERROR_ONLY = 3
 
 
@@ -21,7 +20,7 @@ class OnnxRuntimeEngine(EngineBase):
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
 
     Raises:
-        UsageError: the file cannot be loaded, or the device that was asked for is not the one that was opened.
+        UsageError: the file cannot be loaded.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class OnnxRuntimeEngine(EngineBase):
         max_batch: int,
         *,
         threads: int | None = None,
-        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
         options = onnxruntime.SessionOptions()
@@ -41,14 +39,10 @@ class OnnxRuntimeEngine(EngineBase):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        provider = PROVIDERS[device]
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen types of its own, all Exception
             raise UsageError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
-        # Without a usable GPU the session falls back to the CPU and says nothing.
-        if (opened := self._session.get_providers()[0]) != provider:
-            raise UsageError(f"asked ONNX Runtime for {provider}, it opened {opened}: `coronanet doctor` says why")
         self._names = [spec.name for spec in outputs]
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:

@@ -7,13 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.card import Card
-from ..model.metrics import agreement
+from ..model.errors import RefusedError
+from ..model.metrics import agreement, dice
 from .bundle import Evidence, Graph
 from .predictor import Predictor
 from .slices import GateSlices
 
 #: Largest difference of a pixel after preprocessing, on values of about +-2; float32 resizing differs by rounding.
 PIXEL_TOLERANCE = 1e-3
+#: Largest difference of a classifier's probability: labels alone would not see a network that always answers the same.
+PROBABILITY_TOLERANCE = 0.02
+#: Smallest Dice with the reference's own mask of a label, pooled over the slices; a rare label could vanish within the
+#: tolerance on all pixels. Labels with fewer pixels in the reference are not judged: a few flips would decide.
+LEAST_DICE = 0.97
+LEAST_PIXELS = 2000
 
 
 @dataclass(frozen=True)
@@ -47,21 +54,30 @@ class Reference:
 
 
 def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidence:
-    """Evidence for one graph of ``candidate``.
+    """Evidence for one graph of ``candidate``: names and shapes first, then values, then what is decided.
 
     ``preprocess`` and ``decide`` get the reference's own tensors, so that only they can differ; ``network`` is the
-    whole chain from image to decision. ``metric`` has the share of equal labels of the worst slice.
+    whole chain from image to decision. ``metric`` has the share of equal labels of the worst slice and, for each label
+    of a mask that the reference gives, its Dice with the reference.
     """
     differences: list[NDArray[np.float64]] = []
-    agreements: list[float] = []
+    decisions: list[NDArray[Any]] = []
     for answer in reference.answers:
-        difference, equal = _compare_slice(graph, answer, candidate, reference.card)
-        differences.append(difference)
-        agreements.append(equal)
+        given, wanted, decision = _run_slice(graph, answer, candidate)
+        if given.shape != wanted.shape:
+            raise RefusedError(f"{graph}: expected shape {list(wanted.shape)}, got {list(given.shape)}")
+        differences.append(_difference(given, wanted))
+        decisions.append(decision)
     worst = float(max(np.max(difference) for difference in differences))
     mean = float(np.mean([np.mean(difference) for difference in differences]))
-    share = float(np.mean(agreements))
-    reason = _refusal(graph, worst, share, reference.card)
+    equal = [
+        _equal(decision, answer.decision, reference.card)
+        for decision, answer in zip(decisions, reference.answers, strict=True)
+    ]
+    shares = _dice_by_label(decisions, reference) if reference.card.spec.is_segmentation else {}
+    reason = _refusal(graph, worst, float(np.mean(equal)), reference.card) or _refused_labels(shares)
+    if not reason and not reference.card.spec.is_segmentation:
+        reason = _refused_probability(decisions, reference)
     return Evidence(
         reference=reference.name,
         images=reference.slices.name,
@@ -69,25 +85,53 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidenc
         slices=len(reference.answers),
         max_difference=worst if np.isfinite(worst) else None,
         mean_difference=mean if np.isfinite(mean) else None,
-        label_agreement=share,
-        metric={"worst_slice_agreement": min(agreements)},
+        label_agreement=float(np.mean(equal)),
+        metric={"worst_slice_agreement": min(equal), **shares},
         verdict="refused" if reason else "passed",
         reason=reason,
     )
 
 
-def _compare_slice(graph: Graph, answer: Answer, candidate: Predictor, card: Card) -> tuple[NDArray[np.float64], float]:
-    """Absolute differences of the graph's output, and the share of equal labels."""
+def _run_slice(graph: Graph, answer: Answer, candidate: Predictor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """What the graph gave, what the reference gave in its place, and the decision that follows."""
     match graph:
         case "preprocess":
-            return _difference(candidate.preprocess.infer({"image": answer.image})["pixels"], answer.pixels), 1.0
+            return candidate.preprocess.infer({"image": answer.image})["pixels"], answer.pixels, answer.decision
         case "network":
             logits = candidate.logits(answer.image)
-            decision = candidate.decision(logits, answer.image)
-            return _difference(logits, answer.logits), _equal(decision, answer.decision, card)
+            return logits, answer.logits, candidate.decision(logits, answer.image)
         case "decide":
             decision = candidate.decision(answer.logits, answer.image)
-            return _difference(decision, answer.decision), _equal(decision, answer.decision, card)
+            return decision, answer.decision, decision
+
+
+def _dice_by_label(decisions: list[NDArray[Any]], reference: Reference) -> dict[str, float]:
+    """Dice of each label with the reference's, pooled; only labels that the reference gives often enough."""
+    given = np.concatenate([decision.ravel() for decision in decisions])
+    wanted = np.concatenate([answer.decision.ravel() for answer in reference.answers])
+    names = reference.card.labels
+    return {
+        f"dice_{names[label].replace(' ', '_')}": dice(given == label, wanted == label)
+        for label in range(1, len(names))
+        if np.count_nonzero(wanted == label) >= LEAST_PIXELS
+    }
+
+
+def _refused_labels(shares: dict[str, float]) -> str:
+    for name, share in shares.items():
+        if share < LEAST_DICE:
+            return f"{name} with the reference is {share:.4f}, allowed {LEAST_DICE:g}"
+    return ""
+
+
+def _refused_probability(decisions: list[NDArray[Any]], reference: Reference) -> str:
+    worst = max(
+        float(np.max(_difference(decision, answer.decision)))
+        for decision, answer in zip(decisions, reference.answers, strict=True)
+    )
+    if not worst <= PROBABILITY_TOLERANCE:
+        return f"a probability differs by {worst:.2g}, allowed {PROBABILITY_TOLERANCE:g}"
+    return ""
 
 
 def _refusal(graph: Graph, worst: float, share: float, card: Card) -> str:

@@ -6,6 +6,7 @@ bundle never changes for it.
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from .bundle import Bundle, Evidence, Precision, Verdict
 from .machine import installed_version, observe_machine
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
-from .places import cache_home, data_home
+from .places import cache_home
 from .predictor import REFERENCE, Choice, Predictor
 from .slices import GateSlices, gate_slices
 
@@ -88,7 +89,7 @@ def choose(
     """The fastest way that passed on this machine for each bundle, measured now where no record is there.
 
     Args:
-        data: where the slices of the parity check are, as in ``places.data_home``.
+        data: where the slices of the parity check are, as in ``slices.gate_slices``.
         progress: told the name of each bundle that is being measured.
 
     Raises:
@@ -101,7 +102,7 @@ def choose(
         if ranking is None:
             if progress:
                 progress(name)
-            loaded = loaded or gate_slices(data_home(data))
+            loaded = loaded or gate_slices(data)
             ranking = rank(bundle, loaded)
             write_ranking(ranking)
         chosen[name] = ranking.best
@@ -190,6 +191,6 @@ def read_ranking(bundle: Bundle) -> Ranking | None:
 def write_ranking(ranking: Ranking) -> None:
     path = ranking_path(ranking.bundle_sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_suffix(".tmp")
-    work.write_text(ranking.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    work.replace(path)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as work:
+        work.write(ranking.model_dump_json(indent=2) + "\n")
+    Path(work.name).replace(path)

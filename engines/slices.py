@@ -15,6 +15,7 @@ from ..model.errors import UsageError
 from ..model.phantom import make_phantom
 from ..model.readers.images import read_image
 from ..model.readers.windows import NAMED_WINDOWS
+from .places import data_home
 
 #: Where slices lie below the data folder, and how many of each are taken, evenly.
 SOURCES = (("medseg98_covid_semiseg/train/images", 8), ("radiopaedia9_medseg2/images", 16))
@@ -37,24 +38,33 @@ class GateSlices:
         return digest.hexdigest()
 
 
-def gate_slices(data: Path | None) -> GateSlices:
-    """The slices for the gates: from ``data``, or of the phantom where it is None.
+def gate_slices(option: Path | None) -> GateSlices:
+    """The slices for the gates: of the data folder (``places.data_home``), or of the phantom where it has none.
+
+    Args:
+        option: the folder that the user names for this run; None takes the usual one, if any.
 
     Raises:
-        UsageError: ``data`` holds none of the known data sets.
+        UsageError: ``option`` is not a folder or holds none of the known data sets.
     """
-    if data is None:
-        image = make_phantom().image
-        return GateSlices("synthetic phantom", tuple(image[:: max(1, len(image) // 8)]), real=False)
+    home = data_home(option)
     images: list[NDArray[np.int16]] = []
     names: list[str] = []
     for folder, count in SOURCES:
-        paths = _evenly(sorted((data / folder).glob("*.jpg")), count)
+        paths = _evenly(sorted((home / folder).glob("*.jpg")) if home is not None else [], count)
         images += [read_image(path, NAMED_WINDOWS["lung"]).image[0] for path in paths]
         names += [f"{len(paths)} of {folder}"] if paths else []
-    if not images:
-        raise UsageError(f"none of {[folder for folder, _ in SOURCES]} in {data}: pass the folder of the data sets")
-    return GateSlices(", ".join(names), tuple(images), real=True)
+    if images:
+        return GateSlices(", ".join(names), tuple(images), real=True)
+    if option is not None:
+        raise UsageError(f"none of {[folder for folder, _ in SOURCES]} in {option}: pass the folder of the data sets")
+    return phantom_slices()
+
+
+def phantom_slices() -> GateSlices:
+    """Eight slices of the synthetic phantom."""
+    image = make_phantom().image
+    return GateSlices("synthetic phantom", tuple(image[:: max(1, len(image) // 8)]), real=False)
 
 
 def _evenly(paths: Sequence[Path], count: int) -> list[Path]:

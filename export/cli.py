@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, out, warn
+from ..console import JsonOption, emit_json, err, out
 from ..engines.bundle import Bundle, FileRecord, Manifest
-from ..engines.places import bundle_home, data_home
+from ..engines.places import bundle_home
 from ..engines.ranking import Ranking, rank, write_ranking
 from ..engines.slices import GateSlices, gate_slices
 from ..model.errors import MissingPackageError, RefusedError, UsageError
@@ -37,11 +37,11 @@ def export_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Export networks to verified bundles: ONNX, parity with torch on real slices, speed on this machine."""
-    home = data_home(data)
-    if home is None:
-        warn("no real CT: parity runs on the synthetic phantom; pass --data DIR or set CORONANET_DATA")
-    bundles = export_all([_source(name) for name in models or TASK_NAMES], bundle_home(folder), half=fp16, data=home)
-    rankings = _rank(bundles, gate_slices(home))
+    sources = [_source(name) for name in models or TASK_NAMES]
+    if folder is None and any(source.parent != PRETRAINED for source in sources):
+        raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
+    bundles = export_all(sources, bundle_home(folder), half=fp16, data=data)
+    rankings = _rank(bundles, gate_slices(data))
     if as_json:
         emit_json({"bundles": [_bundle_json(bundles[name], rankings[name]) for name in bundles]})
         return
@@ -62,7 +62,7 @@ def verify_verb(
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
     err.print(f"{bundle}: every hash is the manifest's; running parity", soft_wrap=True)
-    manifest = prove(opened, gate_slices(data_home(data)))
+    manifest = prove(opened, gate_slices(data))
     refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
     if as_json:
         verdict = "refused" if refused else "passed"
@@ -71,9 +71,11 @@ def verify_verb(
         )
     else:
         out.print(gates_table({opened.card.task: manifest}))
+    for record in refused:
+        reason = record.evidence.reason if record.evidence else ""
+        err.print(f"error: {record.path} does not pass parity on this machine: {reason}", soft_wrap=True, markup=False)
     if refused:
-        reason = refused[0].evidence.reason if refused[0].evidence else ""
-        raise RefusedError(f"{bundle}: {refused[0].path} does not pass parity on this machine: {reason}")
+        raise typer.Exit(RefusedError.exit_code)
 
 
 def gates_table(manifests: Mapping[TaskName, Manifest]) -> Table:

@@ -25,7 +25,7 @@ from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.weights import load_network
 from .half import convert_to_half, count_half_weights
-from .to_onnx import BATCH, OPSET, contract, export_graph
+from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 #: Weights of an fp16 file that may stay float32: the few that the converter must keep, such as resize scales.
@@ -35,13 +35,20 @@ Progress = Callable[[str], None]
 
 
 def export_bundle(
-    source: Path, out: Path, slices: GateSlices, *, half: bool, progress: Progress = lambda _: None
+    source: Path,
+    out: Path,
+    slices: GateSlices,
+    *,
+    half: bool,
+    half_is_optional: bool = False,
+    progress: Progress = lambda _: None,
 ) -> Bundle:
     """Export ``source`` (``card.json`` and ``weights.safetensors``) to the bundle ``out/<task>``.
 
     Args:
         slices: what the gates look at.
         half: whether to write an fp16 network beside the fp32 one.
+        half_is_optional: whether an fp16 network that a gate refuses is left out instead of ending the export.
         progress: told what is being done.
 
     Raises:
@@ -63,6 +70,8 @@ def export_bundle(
         draft = _draft(card, work)
         progress(f"{card.task}: parity on {len(slices.images)} slices")
         manifest = prove(Bundle(work, draft, card, ""), slices)
+        if half_is_optional:
+            manifest = _leave_out_refused_half(manifest, work)
         _refuse_what_failed(manifest)
         (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(out / card.task)
@@ -94,7 +103,7 @@ def _draft(card: Card, work: Path) -> Manifest:
         path = work / onnx_name(graph, precision)
         if path.is_file():
             inputs, outputs = contract(card, graph)
-            interface = {"inputs": inputs, "outputs": outputs, "batch": BATCH, "opset": OPSET}
+            interface = {"inputs": inputs, "outputs": outputs, "batch": BATCH, "opset": OPSET, "ir_version": IR_VERSION}
             files.append(_record(path, kind="onnx", graph=graph, precision=precision).model_copy(update=interface))
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return Manifest(name=card.task, created=created, tools=tool_versions(), files=tuple(files))
@@ -123,6 +132,14 @@ def prove(bundle: Bundle, slices: GateSlices) -> Manifest:
         with Predictor.open(bundle, Choice("onnxruntime", record.precision)) as candidate:
             proved.append(record.model_copy(update={"evidence": compare(record.graph, reference, candidate)}))
     return bundle.manifest.model_copy(update={"files": tuple(proved)})
+
+
+def _leave_out_refused_half(manifest: Manifest, work: Path) -> Manifest:
+    half = manifest.graph("network", "fp16")
+    if half is None or half.evidence is None or half.evidence.verdict != "refused":
+        return manifest
+    (work / half.path).unlink()
+    return manifest.model_copy(update={"files": tuple(file for file in manifest.files if file.path != half.path)})
 
 
 def _refuse_what_failed(manifest: Manifest) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..console import err
-from ..engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, hash_file
+from ..console import err, warn
+from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, hash_file
 from ..engines.machine import installed_version
-from ..engines.places import ROOT, bundle_home, data_home
+from ..engines.places import ROOT, bundle_home
 from ..engines.slices import gate_slices
-from ..model.errors import MissingPackageError
+from ..model.errors import MissingPackageError, RefusedError
 from ..model.tasks import TASK_NAMES, TaskName
 
 PRETRAINED = ROOT / "model" / "pretrained"
@@ -23,7 +23,8 @@ def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     in a folder that the user names it is left alone.
 
     Raises:
-        RefusedError: a bundle was tampered with, or a gate refused an export.
+        RefusedError: a bundle was tampered with or stands under another's name, or a gate refused an export; an fp16
+            network that a gate refuses on this machine is left out with a warning.
         MissingPackageError: something must be exported and torch is not installed.
     """
     home = bundle_home(folder)
@@ -31,11 +32,15 @@ def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     for name in TASK_NAMES:
         if (home / name / MANIFEST).is_file():
             bundle = Bundle.open(home / name)
+            if bundle.card.task != name:
+                raise RefusedError(
+                    f"{home / name} holds {bundle.card.task}: put it back under its own name, or {REMEDY}"
+                )
             if folder is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
     if missing := [name for name in TASK_NAMES if name not in bundles]:
         sources = [PRETRAINED / name for name in missing]
-        bundles |= export_all(sources, home, half=True, data=data_home(None))
+        bundles |= export_all(sources, home, half=True, half_is_optional=True, data=None)
     return {name: bundles[name] for name in TASK_NAMES}
 
 
@@ -51,8 +56,10 @@ def same_tools(bundle: Bundle) -> bool:
     return None in installed.values() or installed == bundle.manifest.tools
 
 
-def export_all(sources: Sequence[Path], out: Path, *, half: bool, data: Path | None) -> dict[TaskName, Bundle]:
-    """Export folders of card and weights to ``out``, with progress on stderr.
+def export_all(
+    sources: Sequence[Path], out: Path, *, half: bool, half_is_optional: bool = False, data: Path | None
+) -> dict[TaskName, Bundle]:
+    """Export folders of card and weights to ``out``, with progress on stderr; ``data`` as in ``gate_slices``.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
@@ -63,13 +70,22 @@ def export_all(sources: Sequence[Path], out: Path, *, half: bool, data: Path | N
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
     slices = gate_slices(data)
+    if not slices.real:
+        warn("no real CT: parity runs on the synthetic phantom; pass --data DIR or set CORONANET_DATA")
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         for source in sources:
             line = progress.add_task(f"exporting {source.name}", total=1)
             bundle = export_bundle(
-                source, out, slices, half=half, progress=lambda what, line=line: progress.update(line, description=what)
+                source,
+                out,
+                slices,
+                half=half,
+                half_is_optional=half_is_optional,
+                progress=lambda what, line=line: progress.update(line, description=what),
             )
+            if half and bundle.manifest.graph("network", "fp16") is None:
+                warn(f"{bundle.card.task}: fp16 does not decide what torch decides on this machine and was left out")
             progress.update(line, description=f"{bundle.card.task}: exported", completed=1)
             bundles[bundle.card.task] = bundle
     return bundles

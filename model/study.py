@@ -39,10 +39,12 @@ class Study:
 class NiftiGrid:
     """The grid of a NIfTI file: its affine, its shape, and where each of its axes went.
 
-    ``shape`` has three axes, or two for a file of a single slice. ``orientation`` is nibabel's ``[3, 2]`` array from
-    the file's axes to the study's columns, rows and slices.
+    ``shape`` has three axes, or two for a file of a single slice, or more of size 1 behind them. ``orientation`` is
+    nibabel's ``[3, 2]`` array from the file's axes to the study's columns, rows and slices. ``codes`` are those of its
+    qform and sform: what space they lead to.
     """
 
     affine: NDArray[np.float64]
     shape: tuple[int, ...]
     orientation: NDArray[np.float64]
+    codes: tuple[int, int]

@@ -28,6 +28,8 @@ FOOTER = 40
 #: Okabe and Ito's colours, which colour-blind people tell apart; in OpenCV's order blue, green, red.
 TYPE_COLOURS: dict[int, Colour] = {1: (233, 180, 86), 2: (0, 94, 213), 3: (115, 158, 0)}
 LUNG_COLOUR: Colour = (66, 228, 240)
+#: What the binary network calls lesion; the share of the lung that is involved comes from it.
+LESION_COLOUR: Colour = (167, 121, 204)
 BACKGROUND: Colour = (24, 20, 18)
 BRIGHT: Colour = (245, 243, 240)
 DIM: Colour = (176, 170, 164)
@@ -86,6 +88,7 @@ def _tile(study: Study, decisions: Decisions, found: SliceFindings, box: _Box, w
     tile = _paint(
         tile.astype(np.uint8),
         _enlarge(decisions.lesion_types[where], size, TYPE_COLOURS),
+        _enlarge(decisions.lesion_mask[where], size, (1,)),
         _enlarge(decisions.lung_mask[where], size, (1,)),
     )
     _label(tile, study, found)
@@ -107,12 +110,14 @@ def _enlarge(labels: NDArray[np.uint8], size: tuple[int, int], values: Sequence[
     return result
 
 
-def _paint(tile: Canvas, types: Canvas, lung: Canvas) -> Canvas:
+def _paint(tile: Canvas, types: Canvas, lesion: Canvas, lung: Canvas) -> Canvas:
     tinted = tile.astype(np.float32)
     for value, colour in TYPE_COLOURS.items():
         tinted[types == value] = (1 - TINT) * tinted[types == value] + TINT * np.array(colour, np.float32)
     painted = np.rint(tinted).astype(np.uint8)
     _outline(painted, lung, LUNG_COLOUR)
+    # Two pixels outside, so that both lines are seen where the two lesion networks agree.
+    _outline(painted, cv2.dilate(lesion, np.ones((5, 5), np.uint8)).astype(np.uint8), LESION_COLOUR)
     for value, colour in TYPE_COLOURS.items():
         _outline(painted, (types == value).astype(np.uint8), colour)
     return painted
@@ -180,10 +185,11 @@ def _write_header(header: Canvas, study: Study, whole: StudyFindings) -> None:
     _text(header, _what(study), (end + 18, 34), size=17, colour=DIM)
     _text(header, _summary(study, whole), (left, 66), size=19)
     end = left
-    for name, colour in [("lung", LUNG_COLOUR), *((LESION_TYPES[value], c) for value, c in TYPE_COLOURS.items())]:
+    lines = {"lung": LUNG_COLOUR, "lesion (binary network)": LESION_COLOUR}
+    for name, colour in (lines | {LESION_TYPES[value]: tint for value, tint in TYPE_COLOURS.items()}).items():
         swatch = header[86:100, end : end + 22]
         swatch[:] = (
-            BACKGROUND if name == "lung" else np.rint(TINT * np.array(colour) + (1 - TINT) * 150).astype(np.uint8)
+            BACKGROUND if name in lines else np.rint(TINT * np.array(colour) + (1 - TINT) * 150).astype(np.uint8)
         )
         cv2.rectangle(header, (end, 86), (end + 21, 99), colour, 1)
         end = _text(header, name, (end + 30, 99), size=17, colour=DIM) + 26
@@ -195,12 +201,12 @@ def _what(study: Study) -> str:
 
 
 def _summary(study: Study, whole: StudyFindings) -> str:
-    highest = " (highest of the slices)" if len(study.image) > 1 else ""
-    parts = [f"infected probability {whole.highest_infected_probability:.2f}{highest}"]
+    highest = "highest " if len(study.image) > 1 else ""
+    parts = [f"{highest}infected probability {whole.highest_infected_probability:.2f}"]
     if whole.percent_of_lung_involved is None:
         parts.append("no lung found")
     else:
-        parts.append(f"{whole.percent_of_lung_involved:.1f} % of the lung involved")
+        parts.append(f"{whole.percent_of_lung_involved:.1f} % of the lung involved (binary network)")
     return ",  ".join(parts)
 
 

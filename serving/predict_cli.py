@@ -25,14 +25,15 @@ class PredictCommand(TyperCommand):
 
 
 def join_window(arguments: list[str]) -> list[str]:
-    """``--window -1350 150`` as the one value ``-1350 150``; everything else as it is."""
+    """``--window -1350 150``, or ``--window=-1350 150``, as the one value ``-1350 150``; everything else as it is."""
     joined: list[str] = []
     rest: Iterator[str] = iter(arguments)
     for argument in rest:
-        joined.append(argument)
+        option, equals, value = argument.partition("=")
+        joined.append(option if option == WINDOW else argument)
         if argument == "--":
             break
-        if argument == WINDOW and (low := next(rest, None)) is not None:
+        if option == WINDOW and (low := value if equals else next(rest, None)) is not None:
             high = next(rest, None) if _is_number(low) else None
             if high is not None and _is_number(high):
                 joined.append(f"{low} {high}")

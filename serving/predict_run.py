@@ -83,7 +83,13 @@ def predict_and_answer(
 
 
 def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
-    return UsageError("; ".join(failure.reason for failure in failures))
+    """The first reason, and how many more there are: a folder of images fails thirty times for one reason."""
+    first, *more = (failure.reason.replace(failure.origin, "") for failure in failures)
+    alike = more.count(first)
+    other = len(more) - alike
+    parts = [f"{alike} more like it"] * bool(alike)
+    parts += [f"{other} more input{'' if other == 1 else 's'} that could not be read"] * bool(other)
+    return UsageError(failures[0].reason + (f" (and {' and '.join(parts)})" if parts else ""))
 
 
 def _run(

@@ -32,6 +32,9 @@ MASKS = ("lesion_mask", "lesion_types", "lung_mask")
 #: Everything that a result's folder can hold; a folder with anything else is not ours to replace.
 KNOWN_FILES = frozenset({REPORT, OVERLAY, *(name + suffix for name in MASKS for suffix in (".png", ".nii.gz"))})
 
+#: NIfTI's qform and sform codes of coordinates in the scanner, where the input has none.
+SCANNER = (1, 1)
+
 
 @dataclass(frozen=True)
 class ModelRecord:
@@ -199,9 +202,12 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 def _write_nifti(path: Path, mask: NDArray[np.uint8], study: Study) -> None:
     """On the voxels of the NIfTI file it came from, else on the study's own, in RAS millimetres."""
     if study.nifti is not None:
-        voxels, affine = to_file_grid(mask, study.nifti), study.nifti.affine
+        voxels, affine, codes = to_file_grid(mask, study.nifti), study.nifti.affine, study.nifti.codes
     else:
-        voxels, affine = mask.transpose(2, 1, 0), study.affine
+        voxels, affine, codes = mask.transpose(2, 1, 0), study.affine, SCANNER
     image = nib.Nifti1Image(voxels, affine)
+    # Some programs read the one, some the other; nibabel alone would leave the qform out.
+    image.set_qform(affine, codes[0])
+    image.set_sform(affine, codes[1])
     image.header.set_xyzt_units("mm")
     nib.save(image, path)

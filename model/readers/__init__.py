@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..card import Window
@@ -39,8 +39,8 @@ class Unreadable:
 def read_inputs(paths: Sequence[Path], *, window: Window | None = None) -> Iterator[Study]:
     """Every study that ``paths`` hold, one after the other, each read when it is asked for.
 
-    A DICOM series is one study, whether its folder or a folder of such folders is given; a NIfTI file and an image are
-    one each, and so is each of them in a folder.
+    A DICOM series is one study, whether its folder or a folder of such folders is given, and its notes say what else
+    lies there; a NIfTI file and an image are one each, and so is each of them in a folder.
 
     Args:
         paths: files and folders.
@@ -92,11 +92,20 @@ def _in_folder(folder: Path) -> list[Input]:
     except OSError as error:
         raise UsageError(f"cannot read {folder}: {error.strerror}") from None
     files = [entry for entry in entries if entry.is_file() and entry.name.upper() != _DICOM_INDEX]
+    folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
     if series := [file for file in files if _is_dicom(file)]:
-        return [_series(series, folder.resolve().name, folder)]
+        others = sum(1 for file in files if file not in series and _in_file(file))
+        return [_series(series, folder.resolve().name, folder, _left_out(others, len(folders)))]
     if inputs := [found for file in files if (found := _in_file(file))]:
         return inputs
-    return [found for entry in entries if entry.is_dir() and not entry.is_symlink() for found in _in_folder(entry)]
+    return [found for entry in folders for found in _in_folder(entry)]
+
+
+def _left_out(files: int, folders: int) -> tuple[str, ...]:
+    """What lies beside a DICOM series, which takes its folder for itself."""
+    counts = ((files, "file that is not DICOM", "files that are not DICOM"), (folders, "subfolder", "subfolders"))
+    parts = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
+    return (f"Not read beside this DICOM series: {' and '.join(parts)}; name them to read them",) if parts else ()
 
 
 def _in_file(path: Path) -> Input | None:
@@ -132,12 +141,13 @@ def _image(path: Path, window: Window | None) -> Study:
     return read_image(path, window)
 
 
-def _series(files: Sequence[Path], name: str, origin: Path) -> Input:
+def _series(files: Sequence[Path], name: str, origin: Path, notes: tuple[str, ...] = ()) -> Input:
     def read(_: Window | None) -> Study:
         if importlib.util.find_spec("pydicom") is None:
             raise MissingPackageError("pydicom", purpose=f"reading {origin}", extra="dicom")
         from .dicom import read_series
 
-        return read_series(files, name=name, origin=origin)
+        study = read_series(files, name=name, origin=origin)
+        return replace(study, notes=(*study.notes, *notes))
 
     return Input(origin, read)

@@ -1,8 +1,10 @@
 """The header of a DICOM file as the frames it holds: where each lies and how its values become Hounsfield units."""
 
 import logging
+import math
 import struct
 import warnings
+import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,23 +14,26 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from ..errors import UsageError
 from .hounsfield import check_size
 
 #: What pydicom raises on bytes that are not what their header promises.
 DAMAGED = (
+    BytesLengthException,
     InvalidDicomError,
     AttributeError,
     EOFError,
     IndexError,
     KeyError,
+    MemoryError,
     NotImplementedError,
     OSError,
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 _CT_CLASSES = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage; the enhanced ones continue it with .1 and .2
 #: Only these are read: nothing that names the patient is ever in memory.
@@ -50,7 +55,7 @@ class Frame:
         position_mm: centre of the first pixel, in the patient's LPS millimetres.
         row_axis, column_axis: unit vectors along a row and along a column.
         spacing_mm: between rows, between columns.
-        thickness_mm: nominal slice thickness, where it is given.
+        thickness_mm: nominal slice thickness, positive, where it is given.
         unspecified_units: the rescale type is "US", so the header leaves the unit open.
     """
 
@@ -109,7 +114,7 @@ def read_header(path: Path) -> Header:
         with quiet():
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             sop_class = str(dataset.get("SOPClassUID", ""))
-            modality = str(dataset.get("Modality", "") or "")
+            modality = _word(dataset.get("Modality"))
             image_type = [str(part).strip().upper() for part in dataset.get("ImageType", None) or ()]
             frames = int(dataset.get("NumberOfFrames", 1) or 1)
             series = str(dataset.get("SeriesInstanceUID", ""))
@@ -149,7 +154,7 @@ def read_frames(header: Header) -> list[Frame]:
 def _check_pixels(header: Header) -> None:
     dataset, path = header.dataset, header.path
     check_size(header.frames, int(dataset.Rows), int(dataset.get("Columns", 0) or 0), origin=str(path))
-    samples, photometric = dataset.get("SamplesPerPixel", 1), str(dataset.get("PhotometricInterpretation", ""))
+    samples, photometric = dataset.get("SamplesPerPixel", 1), _word(dataset.get("PhotometricInterpretation"))
     if samples != 1 or photometric != "MONOCHROME2":
         raise UsageError(
             f"{path} holds {photometric or 'unspecified'} pixels with {samples} samples: expected MONOCHROME2 CT slices"
@@ -192,7 +197,7 @@ def _frame(header: Header, index: int, groups: list[Dataset]) -> Frame:
         return array
 
     rescale = "PixelValueTransformationSequence"
-    unit = str(value("RescaleType", rescale) or "HU").strip().upper()
+    unit = _word(value("RescaleType", rescale) or "HU").upper()
     if unit not in ("HU", "US"):
         raise UsageError(f"{header.path} is rescaled to {unit}: expected Hounsfield units (HU)")
     cosines = numbers("ImageOrientationPatient", "PlaneOrientationSequence", 6)
@@ -202,23 +207,33 @@ def _frame(header: Header, index: int, groups: list[Dataset]) -> Frame:
     spacing = numbers("PixelSpacing", "PixelMeasuresSequence", 2)
     if spacing.min() <= 0:
         raise UsageError(f"{header.path} has a broken PixelSpacing: expected two positive numbers")
-    thickness = value("SliceThickness", "PixelMeasuresSequence")
     dataset = header.dataset
     return Frame(
         path=header.path,
         index=index,
-        instance=f"{dataset.get('SOPInstanceUID', header.path)}/{index}",
+        instance=f"{dataset.get('SOPInstanceUID') or header.path}/{index}",
         order=(int(dataset.get("AcquisitionNumber", 0) or 0), int(dataset.get("InstanceNumber", 0) or 0) + index),
         size=(int(dataset.Rows), int(dataset.Columns)),
         position_mm=numbers("ImagePositionPatient", "PlanePositionSequence", 3),
         row_axis=row_axis,
         column_axis=column_axis,
         spacing_mm=(float(spacing[0]), float(spacing[1])),
-        thickness_mm=float(str(thickness)) if thickness is not None else None,
+        thickness_mm=_thickness(value("SliceThickness", "PixelMeasuresSequence")),
         slope=float(numbers("RescaleSlope", rescale, 1)[0]),
         intercept=float(numbers("RescaleIntercept", rescale, 1)[0]),
         unspecified_units=unit == "US",
     )
+
+
+def _word(found: object) -> str:
+    """A value that messages quote: one line of it, and nothing that a terminal obeys."""
+    return "".join(letter for letter in str(found or "") if letter.isprintable()).strip()
+
+
+def _thickness(found: object) -> float | None:
+    """None where the header says nothing, or what no slice can be."""
+    thickness = 0.0 if found is None else float(str(found))
+    return thickness if math.isfinite(thickness) and thickness > 0 else None
 
 
 def _remedy(keyword: str) -> str:

@@ -102,7 +102,7 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
         checksum = data[position + 8 + length : position + 12 + length]
         if int.from_bytes(checksum, "big") != zlib.crc32(body) or len(checksum) != 4:
             return None
-        if body.startswith(b"IHDR"):
+        if size is None and body.startswith(b"IHDR"):
             size = (int.from_bytes(body[8:12], "big"), int.from_bytes(body[4:8], "big"))
         if body.startswith(b"IEND"):
             return size

@@ -20,7 +20,7 @@ DISPLAY = axcodes2ornt(("L", "P", "S"))
 #: Lungs hold air: a chest CT whose every voxel is denser than this is not in Hounsfield units.
 AIR_HU = -300
 
-_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
 
 
 def read_nifti(path: Path) -> Study:
@@ -32,15 +32,17 @@ def read_nifti(path: Path) -> Study:
     """
     image = _open(path)
     shape = tuple(int(size) for size in image.shape)
-    if len(shape) not in (2, 3):
+    if len(shape) < 2 or any(size != 1 for size in shape[3:]):
         raise UsageError(f"{path} has {len(shape)} axes {list(shape)}: expected one volume with 3, so split it first")
     affine = np.asarray(image.affine, np.float64)
-    grid = NiftiGrid(affine, shape, _orientation(affine, shape, path))
+    grid = NiftiGrid(affine, shape, _orientation(affine, shape, path), _codes(image))
     volume_shape = (*shape, 1)[:3]
     _check_extent(volume_shape, grid.orientation, path)
     volume = _hounsfield(image, volume_shape, path)
     study_affine = affine @ inv_ornt_aff(grid.orientation, volume_shape)
-    column, row, between = (float(size) for size in np.linalg.norm(study_affine[:3, :3], axis=0))
+    column, row = (float(size) for size in np.linalg.norm(study_affine[:3, :2], axis=0))
+    # Across the slices, not along their axis: a sheared voxel (a tilted gantry) is smaller than its three edges say.
+    between = float(abs(np.linalg.det(study_affine[:3, :3]))) / (column * row)
     return Study(
         stem(path),
         np.ascontiguousarray(apply_orientation(volume, grid.orientation).transpose(2, 1, 0)),
@@ -117,9 +119,13 @@ def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.in
 
 
 def _notes(image: Any) -> tuple[str, ...]:
-    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+    if _codes(image) == (0, 0):
         return ("The file records no orientation (qform and sform codes are 0); NIfTI's default was taken",)
     return ()
+
+
+def _codes(image: Any) -> tuple[int, int]:
+    return int(image.header["qform_code"]), int(image.header["sform_code"])
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from coronanet.engines.bundle import MANIFEST, Bundle, publish
+from coronanet.export.shipped import provide_bundles
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TaskName
 
@@ -80,8 +81,23 @@ def test_an_unknown_or_missing_key_of_the_manifest_is_named(
     manifest = json.loads((copy / MANIFEST).read_text())
     edit(manifest)
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(RefusedError, match=rf"{named}.*export it again"):
         Bundle.open(copy)
+
+
+def test_a_truncated_manifest_is_refused_with_the_remedy(copy: Path) -> None:
+    (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes()[:100])
+    with pytest.raises(RefusedError, match=r"is not a valid manifest.*export it again"):
+        Bundle.open(copy)
+
+
+def test_a_bundle_under_the_name_of_another_task_is_refused(bundles: dict[TaskName, Bundle], tmp_path: Path) -> None:
+    for name, bundle in bundles.items():
+        shutil.copytree(bundle.path, tmp_path / name)
+    shutil.rmtree(tmp_path / "binary_segmentation")
+    shutil.copytree(tmp_path / "lung_segmentation", tmp_path / "binary_segmentation")
+    with pytest.raises(RefusedError, match="binary_segmentation holds lung_segmentation"):
+        provide_bundles(tmp_path)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

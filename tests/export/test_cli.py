@@ -26,7 +26,7 @@ def run(*arguments: str) -> int:
 @pytest.fixture
 def synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no data is: the gates look at the phantom."""
-    monkeypatch.setattr("coronanet.export.cli.data_home", lambda option: option)
+    monkeypatch.setattr("coronanet.engines.slices.data_home", lambda option: option)
 
 
 @pytest.mark.usefixtures("synthetic")
@@ -53,6 +53,19 @@ def test_export_takes_a_folder_of_own_weights(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "bundles" / SMALLEST).manifest.graph("network", "fp16") is None
 
 
+def test_own_weights_never_go_where_those_that_ship_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(PRETRAINED / SMALLEST, tmp_path / "mine")
+    assert run("export", str(tmp_path / "mine")) == 2
+    assert "export with --out DIR, then use --bundles DIR" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", SMALLEST, "--out", "/proc/nowhere", "--json") == 2
+    assert "cannot use /proc/nowhere" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_export_of_an_unknown_model_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("export", "cooking") == 2
     assert "no model 'cooking': expected classification, binary_segmentation" in capsys.readouterr().err
@@ -66,6 +79,16 @@ def test_verify_proves_a_bundle_again_on_this_machine(
     answer = json.loads(capsys.readouterr().out)
     assert answer["verdict"] == "passed"
     assert answer["sha256"] == bundle.sha256
+
+
+def test_verify_of_a_bundle_that_decides_otherwise_here_is_one_object_and_exit_code_1(
+    bundles: dict[TaskName, Bundle], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coronanet.engines.parity.PIXEL_TOLERANCE", -1.0)
+    assert run("verify", str(bundles[SMALLEST].path), "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["verdict"] == "refused"
+    assert "error: preprocess.onnx does not pass parity on this machine: pixels differ" in captured.err
 
 
 def test_verify_of_a_tampered_bundle_is_one_line_and_exit_code_1(

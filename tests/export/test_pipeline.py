@@ -2,20 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
-from coronanet.engines.slices import gate_slices
+from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, Graph
+from coronanet.engines.slices import phantom_slices
 from coronanet.export import pipeline
 from coronanet.export.half import count_half_weights
 from coronanet.export.shipped import PRETRAINED, holds, provide_bundles
 from coronanet.export.to_onnx import IR_VERSION, OPSET
+from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 SMALLEST: TaskName = "lung_segmentation"
 
@@ -62,7 +67,7 @@ def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_publishe
     source = _copy_of_weights(tmp_path)
     _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.bias" else value)
     with pytest.raises(RefusedError, match="not finite"):
-        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -71,22 +76,45 @@ def test_a_graph_that_decides_otherwise_is_refused(tmp_path: Path, monkeypatch: 
     source = _copy_of_weights(tmp_path)
     export_graph = pipeline.export_graph
 
-    def export_other(card, graph, network, path):  # type: ignore[no-untyped-def]
+    def export_other(card: Card, graph: Graph, network: torch.nn.Module, path: Path) -> None:
         if graph == "network":
             network = torch.nn.Sequential(network, torch.nn.Threshold(1e9, 1e3))
         export_graph(card, graph, network, path)
 
     monkeypatch.setattr(pipeline, "export_graph", export_other)
     with pytest.raises(RefusedError, match=r"network\.fp32\.onnx did not pass parity: .* of the labels differ"):
-        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_optional_fp16_that_is_refused_is_left_out_and_a_wanted_one_ends_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _copy_of_weights(tmp_path)
+    convert = pipeline.convert_to_half
+
+    def convert_wrongly(single: Path, half: Path) -> None:
+        convert(single, half)
+        model = onnx.load_model(half)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) == 4:
+                tensor.raw_data = bytes(len(tensor.raw_data))
+        onnx.save_model(model, half)
+
+    monkeypatch.setattr(pipeline, "convert_to_half", convert_wrongly)
+    bundle = pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=True, half_is_optional=True)
+    assert bundle.manifest.graph("network", "fp16") is None
+    assert bundle.manifest.graph("network", "fp32") is not None
+    with pytest.raises(RefusedError, match=r"network\.fp16\.onnx did not pass parity"):
+        pipeline.export_bundle(source, tmp_path / "again", phantom_slices(), half=True)
+    assert list((tmp_path / "again").iterdir()) == []
 
 
 def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     source = _copy_of_weights(tmp_path)
     out = tmp_path / "out"
-    first = pipeline.export_bundle(source, out, gate_slices(None), half=True)
-    second = pipeline.export_bundle(source, out, gate_slices(None), half=False)
+    first = pipeline.export_bundle(source, out, phantom_slices(), half=True)
+    second = pipeline.export_bundle(source, out, phantom_slices(), half=False)
     assert first.manifest.graph("network", "fp16") is not None
     assert second.manifest.graph("network", "fp16") is None
     assert not (second.path / "network.fp16.onnx").exists()
@@ -99,7 +127,7 @@ def test_weights_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     card["network"]["parameters"]["features"] = 6
     (source / CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's unet"):
-        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
 
 
 def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
@@ -107,7 +135,7 @@ def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
     content = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match="is not a safetensors file"):
-        pipeline.export_bundle(source, tmp_path / "out", gate_slices(None), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
 
 
 def test_shipped_weights_are_exported_once_and_a_bundle_of_others_is_known(bundles: dict[TaskName, Bundle]) -> None:
@@ -123,8 +151,6 @@ def _copy_of_weights(folder: Path) -> Path:
     return source
 
 
-def _edit_weights(source: Path, change) -> None:  # type: ignore[no-untyped-def]
-    from safetensors.numpy import load_file, save_file
-
+def _edit_weights(source: Path, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> None:
     tensors = load_file(source / WEIGHTS)
     save_file({name: change(name, value).astype(value.dtype) for name, value in tensors.items()}, source / WEIGHTS)

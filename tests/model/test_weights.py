@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from coronanet.export.shipped import PRETRAINED
 from coronanet.model.card import Card
 from coronanet.model.networks import build
-from coronanet.model.tasks import TASK_NAMES
+from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.model.weights import load_network, save_weights
 from safetensors.torch import load_file
 
@@ -15,6 +16,14 @@ MEGABYTE = 1e6
 
 def test_the_weights_that_ship_are_at_most_12_megabytes_together() -> None:
     assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.safetensors")) <= 12 * MEGABYTE
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_the_weights_that_ship_were_trained_and_scored_on_patients_held_back(task: TaskName) -> None:
+    card = Card.load(PRETRAINED / task / "card.json")
+    assert card.training_data.slices > 100
+    assert card.validation
+    assert all(0 < score <= 1 for score in card.validation.values())
 
 
 def test_weights_are_stored_in_half_precision_and_batch_norm_in_single(tmp_path: Path) -> None:

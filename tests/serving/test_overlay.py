@@ -5,7 +5,7 @@ import pytest
 from coronanet.model.findings import Decisions, SliceFindings, slice_findings, study_findings
 from coronanet.model.phantom import Phantom, make_labelled_phantom
 from coronanet.model.study import Study
-from coronanet.serving.overlay import ALARM, TYPE_COLOURS, Canvas, choose_slices, render_overlay
+from coronanet.serving.overlay import ALARM, LESION_COLOUR, TYPE_COLOURS, Canvas, choose_slices, render_overlay
 
 
 @pytest.fixture(scope="module")
@@ -13,9 +13,9 @@ def phantom() -> Phantom:
     return make_labelled_phantom(size=128, slices=24)
 
 
-def draw(study: Study, types: Canvas, lung: Canvas) -> Canvas:
+def draw(study: Study, types: Canvas, lung: Canvas, lesion: Canvas | None = None) -> Canvas:
     probability = np.full(len(types), 0.5, np.float32)
-    decisions = Decisions(probability, (types > 0).astype(np.uint8), types, lung)
+    decisions = Decisions(probability, (types > 0).astype(np.uint8) if lesion is None else lesion, types, lung)
     return render_overlay(study, decisions, slice_findings(decisions), study_findings(decisions, study.spacing_mm))
 
 
@@ -58,6 +58,18 @@ def test_a_lesion_is_drawn_where_it_is() -> None:
     assert rows.max() == pytest.approx(60 * scale, abs=4)
     assert columns.min() == pytest.approx(8 + 300 * scale, abs=4)
     assert columns.max() == pytest.approx(8 + 380 * scale, abs=4)
+
+
+def test_the_lesion_of_the_binary_network_is_outlined_where_the_types_say_nothing(phantom: Phantom) -> None:
+    none, lesion = np.zeros_like(phantom.lesion_types), (phantom.lesion_types > 0).astype(np.uint8)
+    assert near(draw(phantom.study, none, phantom.lung_mask, lesion)[112:], LESION_COLOUR).sum() > 50
+    picture = draw(phantom.study, none, phantom.lung_mask, none)
+    assert not near(picture[112:], LESION_COLOUR).any()
+    assert near(picture[:112], LESION_COLOUR).any()
+
+
+def test_its_outline_is_seen_beside_the_types_where_the_networks_agree(phantom: Phantom) -> None:
+    assert near(draw(phantom.study, phantom.lesion_types, phantom.lung_mask)[112:], LESION_COLOUR).sum() > 50
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 2000, 33), (1, 33, 2000), (2, 64, 64), (3, 40, 90), (40, 64, 64)])

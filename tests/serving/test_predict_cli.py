@@ -61,13 +61,23 @@ def slice_png(tmp_path: Path) -> Path:
     return tmp_path / "slice.png"
 
 
-@pytest.mark.parametrize("window", [["-1350", "150"], ["-1350 150"], ["lung"]])
+@pytest.mark.parametrize(
+    "window",
+    [
+        ["--window", "-1350", "150"],
+        ["--window", "-1350 150"],
+        ["--window", "lung"],
+        ["--window=-1350", "150"],
+        ["--window=-1350 150"],
+        ["--window=lung"],
+    ],
+)
 @pytest.mark.parametrize("last", [True, False])
 def test_a_window_is_two_numbers_or_a_name(
     tmp_path: Path, slice_png: Path, opened: list[str], window: list[str], last: bool
 ) -> None:
-    options, files = ["--window", *window], [slice_png, "--out", tmp_path / "out"]
-    result = predict(*files, *options) if last else predict(*options, *files)
+    files = [slice_png, "--out", tmp_path / "out"]
+    result = predict(*files, *window) if last else predict(*window, *files)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "slice" / "report.json").read_text())
     assert report["input"]["window_hu"] == [-1350.0, 150.0]
@@ -81,6 +91,9 @@ def test_a_window_is_two_numbers_or_a_name(
         (["--window", "-1350", "b.png"], ["--window", "-1350", "b.png"]),
         (["--window", "-1350"], ["--window", "-1350"]),
         (["--window"], ["--window"]),
+        (["--window=-1350", "150", "b"], ["--window", "-1350 150", "b"]),
+        (["--window=-1350", "b.png"], ["--window", "-1350", "b.png"]),
+        (["--windows=1", "2"], ["--windows=1", "2"]),
         (["--", "--window", "1", "2"], ["--", "--window", "1", "2"]),
     ],
 )
@@ -130,9 +143,22 @@ def test_nothing_readable_is_refused_before_any_network_is_opened(
 ) -> None:
     result = predict(*(tmp_path / name for name in files), "--out", tmp_path / "out")
     assert isinstance(result.exception, UsageError)
-    assert all(name in str(result.exception) for name in files)
+    assert files[0] in str(result.exception)
     assert opened == []
     assert not (tmp_path / "out").exists()
+
+
+def test_many_failures_are_the_first_reason_and_how_many_more(
+    tmp_path: Path, slice_png: Path, opened: list[str]
+) -> None:
+    more = [tmp_path / f"{index}.png" for index in range(29)]
+    for path in more:
+        path.write_bytes(slice_png.read_bytes())
+    result = predict(slice_png, *more, tmp_path / "lost.nii", "--out", tmp_path / "out")
+    message = str(result.exception)
+    assert message.startswith(str(slice_png))
+    assert message.endswith(" (and 29 more like it and 1 more input that could not be read)")
+    assert message.count("--window") == 1
 
 
 def test_an_image_without_a_window_is_refused_with_the_option(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import nibabel as nib
@@ -34,6 +35,11 @@ def affine_of(path: Path) -> NDArray[np.float64]:
     return np.asarray(nib.Nifti1Image.from_filename(path).affine, np.float64)
 
 
+def codes_of(path: Path) -> tuple[int, int]:
+    header: Any = nib.Nifti1Image.from_filename(path).header
+    return int(header["qform_code"]), int(header["sform_code"])
+
+
 def ct() -> NDArray[np.int16]:
     return np.random.default_rng(0).integers(-1000, 1000, (20, 24, 6), np.int16)
 
@@ -62,6 +68,20 @@ def test_masks_of_a_nifti_lie_on_its_voxels_in_its_affine(tmp_path: Path, axes: 
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), np.asanyarray(turned.dataobj) > 0)
 
 
+@pytest.mark.parametrize(("qform", "sform"), [(1, 0), (0, 2), (1, 4), (0, 0)])
+def test_masks_of_a_nifti_carry_its_codes(tmp_path: Path, qform: int, sform: int) -> None:
+    source = nib.Nifti1Image(ct(), np.diag([-0.7, -0.8, 2.5, 1.0]))
+    source.set_qform(source.affine, qform)
+    source.set_sform(source.affine, sform)
+    nib.save(source, tmp_path / "p.nii")
+    (study,) = read_inputs([tmp_path / "p.nii"])
+    write(tmp_path / "out", study)
+    assert codes_of(tmp_path / "out" / "lung_mask.nii.gz") == (qform, sform)
+    np.testing.assert_allclose(
+        affine_of(tmp_path / "out" / "lung_mask.nii.gz"), affine_of(tmp_path / "p.nii"), atol=1e-5
+    )
+
+
 def test_masks_of_an_image_are_png_of_its_size_with_labels_as_greys(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (30, 50), np.uint8)
     cv2.imwrite(str(tmp_path / "s.png"), grey)
@@ -78,6 +98,7 @@ def test_masks_of_a_phantom_lie_in_its_own_ras_affine(tmp_path: Path) -> None:
     write(tmp_path / "x", phantom.study)
     mask = nib.Nifti1Image.from_filename(tmp_path / "x" / "lesion_mask.nii.gz")
     assert phantom.study.affine is not None
+    assert codes_of(tmp_path / "x" / "lesion_mask.nii.gz") == (1, 1)
     np.testing.assert_allclose(affine_of(tmp_path / "x" / "lesion_mask.nii.gz"), phantom.study.affine, atol=1e-4)
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj).transpose(2, 1, 0), phantom.study.image > 0)
 

@@ -2,10 +2,12 @@
 
 import random
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from coronanet.model.errors import MissingPackageError, UsageError
 from coronanet.model.readers import read_inputs
@@ -140,6 +142,15 @@ def test_a_single_slice_without_thickness_has_no_spacing_and_says_so(tmp_path: P
     assert any("without thickness" in note for note in study.notes)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize("thickness", [0, -2.0, "nan", "inf"])
+def test_a_thickness_that_no_slice_can_have_is_none(tmp_path: Path, thickness: object) -> None:
+    study = read_one(save(tmp_path / "chest", ct_slice(0, 10, SliceThickness=thickness)))
+    assert study.spacing_mm is None
+    assert study.affine is not None
+    assert study.affine[2, 2] == 1.0
+
+
 def enhanced(count: int, *, positions: bool = True) -> FileDataset:
     """An enhanced multi-frame object whose frames lie head to feet, rescaled frame by frame."""
     pixels = np.stack([np.full((6, 8), index, np.uint16) for index in range(count)])
@@ -207,6 +218,12 @@ def test_copies_of_a_slice_are_read_once_and_said(tmp_path: Path) -> None:
     assert any("copies" in note for note in study.notes)
 
 
+def test_slices_with_an_empty_uid_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    study = read_one(save(tmp_path / "chest", *(ct_slice(float(index), 5, SOPInstanceUID="") for index in range(3))))
+    assert len(study.image) == 3
+    assert study.notes == ()
+
+
 def test_of_two_slices_at_one_position_the_first_acquired_is_read(tmp_path: Path) -> None:
     late = [ct_slice(float(i), 50, AcquisitionNumber=2, InstanceNumber=i) for i in range(3)]
     early = [ct_slice(float(i), 5, AcquisitionNumber=1, InstanceNumber=90 + i) for i in range(3)]
@@ -229,12 +246,22 @@ def test_every_subfolder_with_a_series_is_a_study(tmp_path: Path) -> None:
     assert [study.name for study in read_inputs([tmp_path / "export"])] == ["a", "b"]
 
 
+def test_what_is_not_read_beside_a_series_is_said(tmp_path: Path) -> None:
+    folder = save(tmp_path / "chest", ct_slice(0, 1))
+    for name in ("a.png", "b.nii.gz", "readme.txt", ".hidden.png", "DICOMDIR"):
+        (folder / name).write_bytes(b"x")
+    (folder / "older").mkdir()
+    (note,) = read_one(folder).notes
+    assert "2 files that are not DICOM and 1 subfolder" in note
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"RescaleSlope": None}, "has no RescaleSlope"),
         ({"RescaleIntercept": None}, "has no RescaleIntercept"),
         ({"RescaleType": "OD"}, "rescaled to OD"),
+        ({"RescaleType": "O\nD\x1b"}, "rescaled to OD"),
         ({"Modality": "MR", "SOPClassUID": MRImageStorage}, "is not axial CT (it holds MR)"),
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]}, "coronal or sagittal"),
         ({"ImagePositionPatient": None}, "has no ImagePositionPatient"),
@@ -269,6 +296,25 @@ def test_a_truncated_file_spoils_its_series_wherever_it_was_cut(tmp_path: Path, 
     message = refusal(folder)
     assert "IM0001" in message
     assert "truncated" in message or "copy it again" in message
+
+
+def test_a_number_of_the_wrong_length_is_a_damaged_file(tmp_path: Path) -> None:
+    file = save(tmp_path / "chest", ct_slice(0, 1)) / "IM0000"
+    # Rows, two bytes long, are said to be three.
+    file.write_bytes(file.read_bytes().replace(b"\x28\0\x10\0US\x02\0", b"\x28\0\x10\0US\x03\0"))
+    assert "IM0000" in refusal(file)
+
+
+@pytest.mark.parametrize("error", [MemoryError, zlib.error])
+def test_a_decoder_that_gives_up_is_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise error
+
+    file = save(tmp_path / "chest", ct_slice(0, 1)) / "IM0000"
+    monkeypatch.setattr(pydicom, "dcmread", give_up)
+    assert "not a readable DICOM file" in refusal(file)
 
 
 def test_a_file_that_is_dicom_only_by_name_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """8-bit images with a window, and the many that are not such."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_a_header_that_claims_a_huge_image_is_refused_before_it_is_decoded(tmp_p
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
+    assert "too large" in refusal(path)
+
+
+def test_the_first_header_of_a_png_counts(tmp_path: Path) -> None:
+    path = save(tmp_path / "bomb.png", ramp())
+    data = path.read_bytes()
+    huge = b"IHDR" + b"\0\0\xff\xff" * 2 + data[24:29]
+    path.write_bytes(data[:8] + data[8:12] + huge + zlib.crc32(huge).to_bytes(4, "big") + data[8:])
     assert "too large" in refusal(path)
 
 

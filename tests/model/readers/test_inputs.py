@@ -1,5 +1,7 @@
 """What a path given by a person stands for."""
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.model.readers import NAMED_WINDOWS, Unreadable, read_inputs, try_inputs
+from coronanet.model.study import Study
+from pydicom import examples
 
 LUNG = NAMED_WINDOWS["lung"]
 
@@ -42,3 +46,35 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(mixed: Path) -> None:
     assert [type(item).__name__ for item in found] == ["Unreadable", "Unreadable", "Unreadable", "Study"]
     assert isinstance(found[1], Unreadable)
     assert "--window" in found[1].reason
+
+
+def dicom_bytes() -> bytes:
+    """pydicom's own small CT slice."""
+    return examples.get_path("ct").read_bytes()
+
+
+def nifti_bytes() -> bytes:
+    return nib.Nifti1Image(np.full((9, 8, 3), -800, np.int16), np.diag([-1.0, -1, 2, 1])).to_bytes()
+
+
+def png_bytes() -> bytes:
+    return cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8))[1].tobytes()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("name", "make"), [("x.dcm", dicom_bytes), ("x.nii", nifti_bytes), ("x.png", png_bytes)])
+def test_a_file_with_changed_bytes_is_read_or_refused_in_one_line(
+    tmp_path: Path, name: str, make: Callable[[], bytes]
+) -> None:
+    intact, path = make(), tmp_path / name
+    path.write_bytes(intact)
+    assert len(list(read_inputs([path], window=LUNG))) == 1
+    chance = random.Random(4)
+    for _ in range(150):
+        data = bytearray(intact)
+        for _ in range(chance.choice((1, 3))):
+            # The header, where a byte means most.
+            data[chance.randrange(min(len(data), 1500))] = chance.randrange(256)
+        path.write_bytes(data)
+        (found,) = try_inputs([path], window=LUNG)
+        assert isinstance(found, Study) or "\n" not in found.reason

@@ -75,6 +75,27 @@ def test_a_single_axial_slice_is_a_study_and_its_mask_has_two_axes(tmp_path: Pat
     assert to_file_grid(np.zeros((1, 4, 5), np.uint8), study.nifti).shape == (5, 4)
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 3, 1), (5, 4, 3, 1, 1), (5, 4, 1, 1)])
+def test_axes_of_size_1_are_read_and_kept_in_the_mask(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    volume = np.arange(np.prod(shape), dtype=np.int16).reshape(shape) * 10 - 900
+    nib.save(nib.Nifti1Image(volume, np.diag([-1.0, -1, 3, 1])), tmp_path / "ct.nii")
+    study = read_one(tmp_path / "ct.nii")
+    assert study.image.shape == (shape[2], 4, 5)
+    assert study.nifti is not None
+    mask = to_file_grid((study.image > -500).astype(np.uint8), study.nifti)
+    assert mask.shape == shape
+    np.testing.assert_array_equal(mask, volume > -500)
+
+
+def test_the_spacing_of_sheared_slices_is_across_them(tmp_path: Path) -> None:
+    affine = np.array([[-0.7, 0, 0, 0], [0, -0.8, 1.5, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(anatomy().transpose(2, 1, 0), affine), tmp_path / "ct.nii")
+    spacing = read_one(tmp_path / "ct.nii").spacing_mm
+    assert spacing == pytest.approx((2.0, 0.8, 0.7))
+    assert spacing is not None
+    assert np.prod(spacing) == pytest.approx(abs(np.linalg.det(affine[:3, :3])))
+
+
 def test_a_file_without_orientation_is_read_by_the_default_and_says_so(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(anatomy().transpose(2, 1, 0), None), tmp_path / "ct.nii")
     assert any("records no orientation" in note for note in read_one(tmp_path / "ct.nii").notes)
@@ -152,6 +173,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"ct{suffix}", anatomy(), "LPS")
     path.write_bytes(path.read_bytes()[:-20])
     assert "truncated" in refusal(path)
+
+
+def test_a_header_that_memory_cannot_hold_is_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object) -> None:
+        raise MemoryError
+
+    path = save(tmp_path / "ct.nii", anatomy(), "LPS")
+    monkeypatch.setattr(nib, "load", give_up)
+    assert "not a readable NIfTI" in refusal(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a volume", gzip.compress(b"not a volume")])
