@@ -86,17 +86,17 @@ def demo_verb(
         opened = provide(bundles)
     with step("choose", "for each network the fastest engine that decides what torch decides"):
         choices = _choose(opened)
-    outcome, serving = _serve(opened, choices, studies, folder, step)
+    outcome, serving = _serve(opened, choices, studies, folder, step, standard=bundles is None)
     with step("bench_engines", "every network on every engine, in turns"):
         engines = _bench_engines(opened)
     _finish(outcome, engines, serving, folder, step, as_json=as_json)
 
 
 def _studies(inputs: Sequence[Path], window: str | None) -> "Iterator[Study | Unreadable]":
-    """What the demo reads, the first study already read.
+    """What the demo reads, the first that can be read already read, and what came before it.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: none can be read.
     """
     from .model.phantom import make_phantom
     from .model.readers import Unreadable, try_inputs
@@ -112,11 +112,13 @@ def _studies(inputs: Sequence[Path], window: str | None) -> "Iterator[Study | Un
         )
         return iter([make_phantom()])
     studies = try_inputs(inputs, window=None if window is None else parse_window(window))
-    first = next(studies)
-    if isinstance(first, Unreadable):
-        raise UsageError(first.reason)
-    err.print(f"study: {escape(first.name)}, {len(first.image)} slices", soft_wrap=True)
-    return chain([first], studies)
+    unreadable: list[Unreadable] = []
+    for study in studies:
+        if not isinstance(study, Unreadable):
+            err.print(f"study: {escape(study.name)}, {len(study.image)} slices", soft_wrap=True)
+            return chain(unreadable, [study], studies)
+        unreadable.append(study)
+    raise UsageError("; ".join(failure.reason for failure in unreadable))
 
 
 def _choose(bundles: Mapping[TaskName, Bundle]) -> dict[TaskName, Choice]:
@@ -132,12 +134,14 @@ def _serve(
     studies: "Iterator[Study | Unreadable]",
     folder: Path,
     step: Steps,
+    *,
+    standard: bool,
 ) -> "tuple[Outcome, ServingReport]":
     """Fill the repository, start its server, and while it runs predict and measure."""
     from .serving.repository import fill_repository, repository_home
     from .serving.server import Ports, TritonServer
 
-    repository = repository_home(None)
+    repository = repository_home(None, standard=standard)
     fill_repository(bundles, repository, choices)
     with TritonServer(repository, ports=Ports.free()) as server:
         with step("predict", f"the study to the ensemble on Triton, gRPC {server.address}"):

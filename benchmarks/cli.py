@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..console import JsonOption, emit_json, err, out, warn
 from ..engines.base import Engine
@@ -15,13 +16,15 @@ from ..engines.bundle import Bundle, Precision
 from ..engines.open import BACKENDS
 from ..engines.places import BundleProvider
 from ..engines.predictor import Choice
-from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.errors import MissingPackageError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
 
 if TYPE_CHECKING:
     from .report import EngineReport, ServingReport
 
 ENSEMBLE = "coronanet"
+#: A verdict is no: a request failed.
+FAILED = 1
 Name = TypeVar("Name", bound=str)
 PRECISION_NAMES: tuple[Precision, ...] = get_args(Precision)
 
@@ -157,7 +160,9 @@ def serving(
             rule=WarmUpRule(limit_s=min(5.0, max_seconds / len(targets))),
             advance=advance,
         )
-    _publish(report, out_file, as_json)
+    failed = sum(sum(result.errors.values()) for result in report.results)
+    failure = f"{failed} requests failed: the log of `coronanet serve` says why" if failed else None
+    _publish(report, out_file, as_json, failure)
     for note in serving_notes(report):
         warn(note)
     if not as_json:
@@ -165,9 +170,10 @@ def serving(
         for line in ratio_lines(report):
             out.print(line, soft_wrap=True)
         _footer(report, out_file)
-    failed = sum(sum(result.errors.values()) for result in report.results)
-    if failed:
-        raise RefusedError(f"{failed} requests failed: the log of `coronanet serve` says why")
+    if failure:
+        # Not raised as an error: with --json that would print a second object.
+        err.print(Text.assemble(("error: ", "red"), failure), soft_wrap=True)
+        raise typer.Exit(FAILED)
 
 
 def table(
@@ -246,13 +252,17 @@ def _progress(steps: int) -> Generator[Callable[[str], None]]:
         yield advance
 
 
-def _publish(report: "EngineReport | ServingReport", file: Path | None, as_json: bool) -> None:
+def _publish(
+    report: "EngineReport | ServingReport", file: Path | None, as_json: bool, failure: str | None = None
+) -> None:
+    """Write the report and print it; a failure is named in what is printed, the file stays a report."""
     from .report import write_text
 
     if file is not None:
         write_text(file, report.to_json())
     if as_json:
-        emit_json(report.model_dump(mode="json"))
+        verdict = {"error": failure, "exit_code": FAILED} if failure else {}
+        emit_json({**report.model_dump(mode="json"), **verdict})
 
 
 def _footer(report: "EngineReport | ServingReport", file: Path | None) -> None:

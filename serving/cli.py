@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..console import JsonOption, emit_json, err, out
 from ..engines.places import BundleProvider
-from ..model.errors import MissingPackageError, UsageError
+from ..model.errors import MissingPackageError, RefusedError, UsageError
 from . import predict_cli
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def repository_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Fill the model repository that Triton mounts: configurations for every target, models for this machine."""
-    home, steps = _fill(ctx.obj, bundles, folder, instances)
+    home = _home(folder, bundles, instances)
+    steps = _fill(ctx.obj, bundles, home, instances)
     if as_json:
         emit_json({"repository": str(home), "instances": instances, "steps": [_step_json(each) for each in steps]})
         return
@@ -73,10 +75,11 @@ def serve_verb(
         signal.signal(number, _stop)
     if repository is not None and bundles is not None:
         raise UsageError("--repository serves a folder as it stands and --bundles fills one: expected one of them")
-    server = _server(repository, host, http_port, grpc_port, metrics_port)
+    home = _home(repository, bundles, instances)
+    server = _server(home, host, http_port, grpc_port, metrics_port)
     server.check_machine()
     if repository is None:
-        _fill(ctx.obj, bundles, None, instances)
+        _fill(ctx.obj, bundles, home, instances)
     with err.status(f"starting Triton; its log: {server.log}"):
         server.start()
     try:
@@ -84,6 +87,12 @@ def serve_verb(
         while True:
             time.sleep(WATCH_S)
             server.check()
+    except RefusedError as error:
+        if not as_json:
+            raise
+        # What --json promises on stdout is one object, and that was printed when the server was ready.
+        err.print(Text.assemble(("error: ", "red"), " ".join(str(error).split())), soft_wrap=True)
+        raise typer.Exit(error.exit_code) from None
     finally:
         server.stop()
         err.print("stopped")
@@ -116,28 +125,37 @@ def _announce(server: "TritonServer", as_json: bool) -> None:
         )
 
 
-def _fill(
-    provide: BundleProvider, bundles: Path | None, folder: Path | None, instances: int
-) -> tuple[Path, "tuple[FilledStep, ...]"]:
+def _home(folder: Path | None, bundles: Path | None, instances: int) -> Path:
+    """The repository of a verb; what would change the committed configurations goes to the user's cache instead."""
     try:
-        from .repository import fill_repository, repository_home
+        from .repository import repository_home
+        from .triton_config import DEFAULT_INSTANCES
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    home = repository_home(folder, standard=bundles is None and instances == DEFAULT_INSTANCES)
+    if folder is None and home != repository_home(None):
+        err.print(f"--bundles or --instances of your own: {home}, not the committed repository", soft_wrap=True)
+    return home
+
+
+def _fill(provide: BundleProvider, bundles: Path | None, home: Path, instances: int) -> "tuple[FilledStep, ...]":
+    try:
+        from .repository import fill_repository
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     from ..engines.ranking import choose
 
     opened = provide(bundles)
-    home = repository_home(folder)
     with err.status("filling the model repository"):
-        return home, fill_repository(opened, home, choose(opened), instances=instances)
+        return fill_repository(opened, home, choose(opened), instances=instances)
 
 
-def _server(repository: Path | None, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":
+def _server(repository: Path, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":
     try:
-        from .repository import repository_home
         from .server import Ports, TritonServer
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return TritonServer(repository_home(repository), host=host, ports=Ports(http, grpc, metrics))
+    return TritonServer(repository, host=host, ports=Ports(http, grpc, metrics))
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

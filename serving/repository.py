@@ -1,5 +1,6 @@
 """Fill a Triton model repository from bundles, so that a half-written one is never served."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from .triton_config import (
 
 VERSION = "1"
 CONFIG = "config.pbtxt"
+MODEL = "model.py"
 INDEX = "repository.json"
 CONFIG_PATHS: dict[Target, str] = {
     "embedded": CONFIG,
@@ -44,11 +46,15 @@ EDGE = Choice("onnxruntime", "fp32")
 class RepositoryIndex(StrictModel):
     """``coronanet/1/repository.json``, written last: the repository is whole, and these are its steps.
 
-    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``bundles`` a task to its bundle's.
+    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``models`` to that of its ``model.py``, ``configs`` (the
+    ensemble included) to that of the ``config.pbtxt`` that the embedded server reads, and ``bundles`` a task to its
+    bundle's.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     steps: dict[str, str]
+    models: dict[str, str]
+    configs: dict[str, str]
     bundles: dict[TaskName, str]
 
 
@@ -60,11 +66,17 @@ class FilledStep:
     step: StepFile
 
 
-def repository_home(option: Path | None) -> Path:
-    """The folder of the repository: the option, else ``triton_repo`` of the checkout, else of the user's cache."""
+def repository_home(option: Path | None, *, standard: bool = True) -> Path:
+    """The folder of the repository: the option, else ``triton_repo`` of the checkout, else of the user's cache.
+
+    Args:
+        option: the folder that was asked for.
+        standard: whether bundles and instances are the usual ones. Any others would change the configurations that
+            are committed in a checkout, so their folder is in the cache.
+    """
     if option is not None:
         return option
-    return (ROOT if (ROOT / "pyproject.toml").is_file() else cache_home()) / "triton_repo"
+    return (ROOT if standard and (ROOT / "pyproject.toml").is_file() else cache_home()) / "triton_repo"
 
 
 def fill_repository(
@@ -108,6 +120,8 @@ def fill_repository(
             _fill_version(work, step, bundles[step.task], done.step)
     index = RepositoryIndex(
         steps={step.name: hash_file(out / step.name / VERSION / STEP) for step in plan},
+        models={step.name: hash_file(out / step.name / VERSION / MODEL) for step in plan},
+        configs={name: hash_file(out / name / CONFIG) for name in configs},
         bundles={task: bundle.sha256 for task, bundle in bundles.items()},
     )
     with publish(out / ENSEMBLE / VERSION) as work:
@@ -116,11 +130,14 @@ def fill_repository(
 
 
 def read_index(repository: Path) -> RepositoryIndex:
-    """The index of a whole repository, every step there.
+    """The index of a whole repository, every step there and every text that the server would run as it was filled.
+
+    The networks' own files are for `open_step`, whose process reads them anyway.
 
     Raises:
         UsageError: there is no repository, or it was not filled to its end.
-        RefusedError: a step is not the one that the index names.
+        RefusedError: a step, its code or a configuration is not the one that the index names, or another version of
+            this package wrote the code.
     """
     path = repository / ENSEMBLE / VERSION / INDEX
     if not path.is_file():
@@ -129,12 +146,17 @@ def read_index(repository: Path) -> RepositoryIndex:
         index = RepositoryIndex.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UsageError(f"{path} is not valid: {explain(error)}: {REMEDY}") from None
-    for name, sha256 in index.steps.items():
-        step = repository / name / VERSION / STEP
-        if not step.is_file() or hash_file(step) != sha256:
-            raise RefusedError(f"{step} is missing or was changed: {REMEDY}")
-        if not (repository / name / CONFIG).is_file():
-            raise RefusedError(f"{repository / name / CONFIG} is missing: {REMEDY}")
+    expected = {
+        **{repository / name / VERSION / STEP: sha256 for name, sha256 in index.steps.items()},
+        **{repository / name / VERSION / MODEL: sha256 for name, sha256 in index.models.items()},
+        **{repository / name / CONFIG: sha256 for name, sha256 in index.configs.items()},
+    }
+    for file, sha256 in expected.items():
+        if not file.is_file() or hash_file(file) != sha256:
+            raise RefusedError(f"{file} is missing or was changed: {REMEDY}")
+    ours = hashlib.sha256(_template().encode()).hexdigest()
+    if other := sorted(name for name, sha256 in index.models.items() if sha256 != ours):
+        raise RefusedError(f"{repository / other[0] / VERSION / MODEL} is of another version of coronanet: {REMEDY}")
     return index
 
 
@@ -162,7 +184,7 @@ def _fill_version(work: Path, step: Step, bundle: Bundle, described: StepFile) -
     embedded = bundle.require(step.graph, file_precision(described.backend, described.precision))
     for record in {record.path: record for record in (embedded, container_file(bundle, step.graph))}.values():
         _copy(bundle, record, work)
-    (work / "model.py").write_text(_template(), encoding="utf-8")
+    (work / MODEL).write_text(_template(), encoding="utf-8")
     (work / STEP).write_text(described.to_json(), encoding="utf-8")
 
 

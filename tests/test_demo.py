@@ -5,11 +5,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from coronanet import cli, demo
 from coronanet.engines import ranking
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
+from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TaskName
 from coronanet.serving import repository
 from nibabel.nifti1 import Nifti1Image
@@ -33,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(demo, "data_home", lambda _: None)
     monkeypatch.setattr(ranking, "choose", choose)
-    monkeypatch.setattr(repository, "repository_home", lambda _: tmp_path / "triton_repo")
+    monkeypatch.setattr(repository, "repository_home", lambda *_, **__: tmp_path / "triton_repo")
     for name, value in (("ENGINE_REPEATS", 3), ("REQUESTS", 4), ("WARM_UP_CALLS", 2), ("REQUEST_SECONDS", 5.0)):
         monkeypatch.setattr(demo, name, value)
 
@@ -64,8 +66,22 @@ def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
     assert all(word in table for word in ("multiclass", "onnxruntime", "ensemble", "p99 ms", "slices/s"))
 
 
-@pytest.mark.parametrize("arguments", [["no-such-file.nii.gz"], ["slice.png"]])
-def test_an_unreadable_study_ends_the_demo_before_anything_is_exported(
+@pytest.mark.usefixtures("bundles", "short")
+def test_an_unreadable_study_before_a_good_one_is_exit_1_and_the_good_one_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good.nii.gz", tmp_path / "bad.nii.gz"
+    Nifti1Image(make_phantom().image[:2].transpose(2, 1, 0), np.eye(4)).to_filename(good)
+    bad.write_bytes(b"not NIfTI")
+    assert _exit_code(["demo", str(bad), str(good), "--out", str(tmp_path / "out"), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [Path(result["folder"]).name for result in answer["results"]] == ["good"]
+    (failure,) = answer["failures"]
+    assert "bad.nii.gz" in failure
+
+
+@pytest.mark.parametrize("arguments", [["no-such-file.nii.gz"], ["slice.png"], ["no-such-file.nii.gz", "slice.png"]])
+def test_unreadable_studies_alone_end_the_demo_before_anything_is_exported(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

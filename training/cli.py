@@ -1,7 +1,9 @@
 """`coronanet train`."""
 
 import dataclasses
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +50,11 @@ def train_verb(
         recipe = RECIPES[task] if steps is None else dataclasses.replace(RECIPES[task], steps=steps)
         err.print(f"training {task}: {recipe.network.family}, {recipe.steps} steps of {recipe.batch} slices")
         begun = time.monotonic()
-        card = train(task, home, folder, runs, recipe=recipe, seed=seed, workers=workers, start=start, resume=resume)
+        # Lightning's progress goes to stdout, which is for the answer alone.
+        with redirect_stdout(sys.stderr):
+            card = train(
+                task, home, folder, runs, recipe=recipe, seed=seed, workers=workers, start=start, resume=resume
+            )
         minutes = round((time.monotonic() - begun) / 60, 1)
         trained.append({"task": task, "path": str(folder / task), "minutes": minutes, "validation": card.validation})
     if as_json:

@@ -12,10 +12,11 @@ from coronanet.benchmarks.inputs import batch_of, feeds_for, phantom_slices
 from coronanet.benchmarks.load import LoadPlan
 from coronanet.benchmarks.timing import Plan, WarmUpRule
 from coronanet.cli import main
+from coronanet.engines import triton_engine
 from coronanet.engines.base import Engine, EngineBase, Tensors, TensorSpec
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.open import open_engine
-from coronanet.engines.predictor import Choice, LocalEnsemble
+from coronanet.engines.predictor import IMAGE, Choice, LocalEnsemble, ensemble_output
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
@@ -166,6 +167,40 @@ def test_bench_serving_with_a_server_that_is_not_there_is_one_line(capsys: pytes
     assert json.loads(out)["exit_code"] == 2
     assert len(error.strip().splitlines()) == 1
     assert address in error
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_failed_request_is_exit_1_one_line_and_still_one_object(
+    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tritonclient")
+    answered: list[int] = []
+
+    class Failing(EngineBase):
+        """A server that answers once."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__((IMAGE,), (ensemble_output(TASK),), 8)
+
+        def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+            answered.append(1)
+            if len(answered) > 1:
+                raise UsageError("gone")
+            return {"lung_mask": np.zeros(feeds["image"].shape, np.uint8)}
+
+    monkeypatch.setattr(triton_engine, "TritonEngine", Failing)
+    file = tmp_path / "serving.json"
+    arguments = ["--server", "nowhere:1", "--concurrency", "1", "--requests", "3", "--max-seconds", "2"]
+    options = ["--json"] if as_json else []
+    code, out, error = run(["bench", "serving", *arguments, "--out", str(file), *options], capsys)
+    assert code == 1
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "requests failed: the log of `coronanet serve` says why" in line
+    if as_json:
+        value = json.loads(out)
+        assert value.pop("exit_code") == 1
+        assert value.pop("error") == line.removeprefix("error: ")
+        assert value == json.loads(file.read_text())
 
 
 @pytest.mark.parametrize(

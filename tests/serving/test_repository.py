@@ -141,6 +141,37 @@ def test_a_changed_step_is_refused(one: dict[TaskName, Bundle], tmp_path: Path) 
         read_index(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["classification/1/model.py", "preprocess/config.pbtxt", "coronanet/config.pbtxt"], ids=str
+)
+@pytest.mark.parametrize("added", ["\n# edited\n", None], ids=["edited", "gone"])
+def test_changed_code_or_a_changed_configuration_is_refused(
+    one: dict[TaskName, Bundle], tmp_path: Path, name: str, added: str | None
+) -> None:
+    fill_repository(one, tmp_path, ORT)
+    read_index(tmp_path)
+    file = tmp_path / name
+    if added is None:
+        file.unlink()
+    else:
+        file.write_text(file.read_text() + added)
+    with pytest.raises(RefusedError, match=rf"{file.name} is missing or was changed: .*`coronanet repository`"):
+        read_index(tmp_path)
+    fill_repository(one, tmp_path, ORT)
+    read_index(tmp_path)
+
+
+def test_the_code_of_another_version_is_refused(
+    one: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(module, "_template", lambda: "class TritonPythonModel: ...\n")
+        fill_repository(one, tmp_path, ORT)
+        read_index(tmp_path)
+    with pytest.raises(RefusedError, match=r"model\.py is of another version of coronanet: .*`coronanet repository`"):
+        read_index(tmp_path)
+
+
 def test_a_step_opens_only_the_file_of_its_bundle(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
     fill_repository(one, tmp_path, ORT)
     version = tmp_path / "classification" / "1"
@@ -158,5 +189,7 @@ def test_a_step_opens_only_the_file_of_its_bundle(one: dict[TaskName, Bundle], t
 def test_the_repository_is_the_checkouts_else_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repository_home(tmp_path) == tmp_path
     assert repository_home(None) == ROOT / "triton_repo"
+    assert repository_home(None, standard=False) == cache_home() / "triton_repo"
+    assert repository_home(tmp_path, standard=False) == tmp_path
     monkeypatch.setattr(module, "ROOT", tmp_path)
     assert repository_home(None) == cache_home() / "triton_repo"

@@ -17,9 +17,11 @@ import pytest
 from coronanet import cli
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.triton_engine import TritonEngine
+from coronanet.model.errors import RefusedError
 from coronanet.model.tasks import TaskName
+from coronanet.serving import repository as repository_module
 from coronanet.serving.repository import read_index
-from coronanet.serving.server import Ports
+from coronanet.serving.server import Ports, TritonServer
 
 
 def _arguments(repository: Path, ports: Ports) -> list[str]:
@@ -90,6 +92,8 @@ def test_a_server_that_dies_ends_it_with_one_line(small_repository: Path) -> Non
         assert len(errors) == 1
         assert "it ended with exit code -9" in errors[0]
         assert ready["log"] in errors[0]
+        assert process.stdout is not None
+        assert process.stdout.read() == "", "the one object on stdout was the ready one"
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"coronanet-{process.pid}-")]
 
 
@@ -139,3 +143,53 @@ def test_repository_fills_a_folder(
     assert answer["repository"] == str(out)
     assert [step["model"] for step in answer["steps"]] == ["preprocess", "classification", "decide_classification"]
     assert read_index(out).bundles == {"classification": bundles["classification"].sha256}
+
+
+@pytest.fixture
+def checkout(bundles: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout and a user's cache beside it, with one bundle to serve."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    monkeypatch.setattr(repository_module, "ROOT", folder)
+    monkeypatch.setattr(repository_module, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cli, "provide_bundles", lambda _: {"classification": bundles["classification"]})
+    return folder
+
+
+@pytest.mark.parametrize("options", [["--instances", "3"], ["--bundles", "mine"]])
+def test_bundles_or_instances_of_ones_own_leave_the_committed_repository_alone(
+    checkout: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit(["repository", *options, "--json"]) == 0
+    captured = capsys.readouterr()
+    home = checkout.parent / "cache" / "triton_repo"
+    assert json.loads(captured.out)["repository"] == str(home)
+    assert str(home) in captured.err
+    assert read_index(home).steps
+    assert not (checkout / "triton_repo").exists()
+
+
+def test_the_defaults_fill_the_committed_repository(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit(["repository", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["repository"] == str(checkout / "triton_repo")
+    assert "committed" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"), [([], "checkout/triton_repo"), (["--instances", "3"], "cache/triton_repo")]
+)
+def test_serve_starts_what_it_filled(
+    checkout: Path, options: list[str], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(server: TritonServer) -> None:
+        read_index(server.repository)
+        raise RefusedError(f"started {server.repository}")
+
+    monkeypatch.setattr(TritonServer, "start", start)
+    ports = Ports.free()
+    numbers = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
+    given = [str(part) for pair in numbers.items() for part in pair]
+    assert _exit(["serve", *given, *options]) == 1
+    assert f"started {checkout.parent / folder}" in capsys.readouterr().err

@@ -44,6 +44,22 @@ def test_training_publishes_a_card_and_weights_that_fit_it(synthetic_data: Path,
 
 
 @pytest.mark.usefixtures("short_epochs")
+def test_the_verb_keeps_stdout_for_the_answer(
+    synthetic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RECIPES, "lung_segmentation", TINY)
+    folders = {"--data": synthetic_data, "--out": tmp_path / "out", "--runs": tmp_path / "runs"}
+    given = [str(part) for pair in folders.items() for part in pair]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "lung_segmentation", *given, "--workers", "0", "--json"])
+    assert not stopped.value.code
+    captured = capsys.readouterr()
+    (trained,) = json.loads(captured.out)["trained"]
+    assert Card.load(Path(trained["path"]) / "card.json").validation == trained["validation"]
+    assert "Epoch" in captured.err
+
+
+@pytest.mark.usefixtures("short_epochs")
 def test_a_stopped_run_goes_on_from_its_last_epoch(synthetic_data: Path, tmp_path: Path) -> None:
     half = dataclasses.replace(TINY, steps=40)
     with pytest.MonkeyPatch.context() as patch:
