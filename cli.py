@@ -1,16 +1,14 @@
 """The command line: `coronanet VERB`, and `coronanet-export` for `coronanet export`."""
 
-import json
 import sys
 from collections.abc import Sequence
 
 import typer
-from rich.text import Text
 from typer.exceptions import Abort, TyperException
 
 from . import demo
 from .benchmarks import cli as benchmarks_cli
-from .console import err
+from .console import emit_json, fail
 from .engines import cli as engines_cli
 from .export import cli as export_cli
 from .export.shipped import provide_bundles
@@ -58,8 +56,7 @@ def export_main() -> None:
 
 
 def _report(message: str, code: int, arguments: Sequence[str]) -> int:
-    line = " ".join(message.split())
+    line = fail(message)
     if "--json" in arguments:
-        typer.echo(json.dumps({"error": line, "exit_code": code}, indent=2))
-    err.print(Text.assemble(("error: ", "red"), line), soft_wrap=True)
+        emit_json({"error": line, "exit_code": code})
     return code

@@ -24,3 +24,10 @@ def emit_json(value: dict[str, Any]) -> None:
 def warn(message: str) -> None:
     """One line that a person should see and that does not change the exit code."""
     err.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+
+
+def fail(message: str) -> str:
+    """One line that says why a verb ends without success; returns that line."""
+    line = " ".join(message.split())
+    err.print(Text.assemble(("error: ", "red"), line), soft_wrap=True)
+    return line

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from ..console import JsonOption, emit_json, err, out, warn
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.base import Engine
 from ..engines.bundle import Bundle, Precision
 from ..engines.open import BACKENDS
@@ -172,7 +171,7 @@ def serving(
         _footer(report, out_file)
     if failure:
         # Not raised as an error: with --json that would print a second object.
-        err.print(Text.assemble(("error: ", "red"), failure), soft_wrap=True)
+        fail(failure)
         raise typer.Exit(FAILED)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, out
+from ..console import JsonOption, emit_json, err, fail, out
 from ..engines.bundle import Bundle, FileRecord, Manifest
 from ..engines.places import bundle_home
 from ..engines.ranking import Ranking, rank, write_ranking
@@ -73,7 +73,7 @@ def verify_verb(
         out.print(gates_table({opened.card.task: manifest}))
     for record in refused:
         reason = record.evidence.reason if record.evidence else ""
-        err.print(f"error: {record.path} does not pass parity on this machine: {reason}", soft_wrap=True, markup=False)
+        fail(f"{record.path} does not pass parity on this machine: {reason}")
     if refused:
         raise typer.Exit(RefusedError.exit_code)
 

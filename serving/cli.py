@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from ..console import JsonOption, emit_json, err, out
+from ..console import JsonOption, emit_json, err, fail, out
 from ..engines.places import BundleProvider
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from . import predict_cli
@@ -91,7 +90,7 @@ def serve_verb(
         if not as_json:
             raise
         # What --json promises on stdout is one object, and that was printed when the server was ready.
-        err.print(Text.assemble(("error: ", "red"), " ".join(str(error).split())), soft_wrap=True)
+        fail(str(error))
         raise typer.Exit(error.exit_code) from None
     finally:
         server.stop()
