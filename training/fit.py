@@ -73,6 +73,16 @@ class Views(IterableDataset[tuple[NDArray[np.int16], NDArray[np.uint8], int]]):
             yield image, labels, SUPERVISIONS.index(sample.supervision)
 
 
+class Bar(TQDMProgressBar):
+    """The progress bar, closed also where a run ends early: left open, its last line would be printed at exit."""
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        del trainer, pl_module, exception
+        self.train_progress_bar.close()
+
+
 class Learner(lightning.LightningModule):
     """One network in training; what it sees is the card's own ``Preprocess``."""
 
@@ -198,7 +208,7 @@ def fit(
         # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
         EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.steps // 4),
         ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
-        TQDMProgressBar(refresh_rate=10),
+        Bar(refresh_rate=10),
     ]
     trainer = lightning.Trainer(
         accelerator="cpu",
