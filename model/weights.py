@@ -35,15 +35,9 @@ def load_network(card: Card, path: Path) -> nn.Module:
     Raises:
         UsageError: the file is missing, not safetensors, or does not fit the card's network.
     """
-    if not path.is_file():
-        raise UsageError(f"no weights at {path}")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file: {error}") from None
+    upcast = _read(path)
     network = build(card)
     wanted = network.state_dict()
-    upcast: dict[str, Tensor] = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
     wrong = sorted(
         name
         for name in wanted.keys() | upcast.keys()
@@ -56,3 +50,32 @@ def load_network(card: Card, path: Path) -> nn.Module:
         )
     network.load_state_dict(upcast)
     return network.eval()
+
+
+def take_weights(network: nn.Module, path: Path) -> int:
+    """Start a network from another's weights: every tensor whose name and shape fit is taken.
+
+    Returns:
+        How many tensors were taken; the rest keep their values.
+
+    Raises:
+        UsageError: the file is missing or not safetensors, or less than half of the network's tensors are in it.
+    """
+    given, own = _read(path), network.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if 2 * len(fitting) < len(own):
+        raise UsageError(
+            f"{path} holds {len(fitting)} of the network's {len(own)} tensors: expected weights of the same family"
+        )
+    network.load_state_dict({**own, **fitting})
+    return len(fitting)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UsageError(f"no weights at {path}")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file: {error}") from None
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}

@@ -6,41 +6,69 @@ quarter turn, because the data sets and the clinics differ in all three.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .samples import Sample
+from .samples import UNKNOWN, Sample
 
 AIR_HU = -1024
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a slice may be bent; lengths are shares of the view, angles in degrees, intensities in HU."""
+    """How far a slice may be bent; lengths are shares of the view, angles in degrees, intensities in HU.
+
+    Attributes:
+        crop_to_lungs: how often a slice is cropped to its lungs, where they are known.
+        smallest_view, largest_view: the scale shift: the side of the random crop.
+        rotation_degrees: the usual tilt, on top of a random quarter turn and flips.
+        any_angle: how often the tilt is any angle at all.
+        aspect: stretch of one axis against the other, as a logarithm.
+        elastic: standard deviation of the elastic displacement.
+        contrast, shift_hu: gain (as a logarithm) and offset of another scanner or of a window guessed wrongly.
+        gamma: exponent (as a logarithm) of a picture that was brightened or darkened.
+        noise_hu: largest standard deviation of the noise.
+    """
 
     crop_to_lungs: float = 0.5
     smallest_view: float = 0.7
     largest_view: float = 1.25
     rotation_degrees: float = 20.0
+    any_angle: float = 0.15
     aspect: float = 0.15
     elastic: float = 0.02
-    contrast: float = 0.25
-    shift_hu: float = 120.0
-    noise_hu: float = 35.0
+    contrast: float = 0.35
+    shift_hu: float = 150.0
+    gamma: float = 0.3
+    noise_hu: float = 40.0
+
+
+class View(NamedTuple):
+    """What one training step sees of a slice: ``image`` int16 HU, ``labels`` and ``lung`` uint8, all ``[h, w]``.
+
+    ``lung`` is ``UNKNOWN`` everywhere where the slice has no lung mask.
+    """
+
+    image: NDArray[np.int16]
+    labels: NDArray[np.uint8]
+    lung: NDArray[np.uint8]
 
 
 def augment(
     sample: Sample, size: tuple[int, int], how: Augmentation, rng: np.random.Generator
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """A random view of a slice: image int16 HU and labels uint8, both ``size`` (height, width)."""
+) -> View:
+    """A random view of a slice, ``size`` (height, width)."""
     matrix = _random_view(sample, size, how, rng)
     columns, rows = _sampling_grid(matrix, size, how, rng)
     image = cv2.remap(sample.image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderValue=(AIR_HU,))
     labels = cv2.remap(sample.labels, columns, rows, cv2.INTER_NEAREST, borderValue=(0,))
-    return _jitter(image, how, rng), labels.astype(np.uint8)
+    lung = np.full(size, UNKNOWN, np.uint8)
+    if sample.lung is not None:
+        lung = cv2.remap(sample.lung, columns, rows, cv2.INTER_NEAREST, borderValue=(0,)).astype(np.uint8)
+    return View(_jitter(image, how, rng), labels.astype(np.uint8), lung)
 
 
 def _random_view(
@@ -49,14 +77,15 @@ def _random_view(
     """The affine map ``[2, 3]`` from the canvas to the slice."""
     height, width = sample.image.shape
     top, left, bottom, right = 0, 0, height, width
-    if sample.lungs is not None and rng.random() < how.crop_to_lungs:
-        top, left, bottom, right = sample.lungs
+    if sample.lung_box is not None and rng.random() < how.crop_to_lungs:
+        top, left, bottom, right = sample.lung_box
     scale = math.exp(rng.uniform(math.log(how.smallest_view), math.log(how.largest_view)))
     stretch = math.exp(rng.uniform(-how.aspect, how.aspect))
     view = np.array([(right - left) * scale * stretch, (bottom - top) * scale / stretch])
     slack = np.abs(np.array([right - left, bottom - top]) - view) / 2 + 0.04 * view
     centre = np.array([(left + right) / 2, (top + bottom) / 2]) + rng.uniform(-1, 1, 2) * slack
-    angle = math.radians(rng.uniform(-how.rotation_degrees, how.rotation_degrees))
+    tilt = 180.0 if rng.random() < how.any_angle else how.rotation_degrees
+    angle = math.radians(rng.uniform(-tilt, tilt))
     turn = rng.integers(4) * math.pi / 2
     flip = np.diag(np.where(rng.random(2) < 0.5, -1.0, 1.0))
     # canvas -> unit square -> quarter turn and flip -> view in pixels -> small rotation about its centre
@@ -88,9 +117,15 @@ def _elastic_field(size: tuple[int, int], strength: float, rng: np.random.Genera
 
 
 def _jitter(image: NDArray[Any], how: Augmentation, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Another scanner's contrast: gain and shift about the lung's density, blur or noise."""
+    """Another scanner's contrast, another window's clipping and another hand's brightness, blur and noise."""
     gain = math.exp(rng.uniform(-how.contrast, how.contrast))
     image = (image + 600) * gain - 600 + rng.uniform(-how.shift_hu, how.shift_hu)
+    if rng.random() < 0.3:
+        low, span = -1350.0, 1500.0
+        share = np.clip((image - low) / span, 0, 1)
+        image = low + span * share ** math.exp(rng.uniform(-how.gamma, how.gamma))
+    if rng.random() < 0.3:
+        image = np.clip(image, rng.uniform(-1350, -950), rng.uniform(0, 400))
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
     if rng.random() < 0.5:

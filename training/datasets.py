@@ -6,8 +6,7 @@ for stands in the set's own NOTES.txt. No reader opens a ``test/`` split.
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +74,9 @@ def radiopaedia(folder: Path) -> Iterator[tuple[Path, Sample]]:
             labels,
             "types" if known else "lesion",
             f"radiopaedia-{row['volume']}",
-            _box(_labels(root / "lung" / row["file"])),
+            (_labels(root / "lung" / row["file"]) > 127).astype(np.uint8),
         )
         yield path, sample
-
-
-def radiopaedia_lungs(folder: Path) -> Iterator[tuple[Path, Sample]]:
-    """The same slices with their lung masks."""
-    root = folder / "radiopaedia9_medseg2" / "lung"
-    for path, sample in radiopaedia(folder):
-        lung = (_labels(root / f"{path.stem}.png") > 127).astype(np.uint8)
-        yield path, replace(sample, labels=lung, supervision="lung")
 
 
 def plethora(folder: Path) -> Iterator[tuple[Path, Sample]]:
@@ -97,28 +88,18 @@ def plethora(folder: Path) -> Iterator[tuple[Path, Sample]]:
         yield path, Sample(_slice(path, PLETHORA_WINDOW), labels, "effusion", f"plethora-{row['patient']}")
 
 
-def _box(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
-    rows, columns = np.any(mask > 127, axis=1).nonzero()[0], np.any(mask > 127, axis=0).nonzero()[0]
-    if rows.size < 16 or columns.size < 16:
-        return None
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
-def _lesion(sample: Sample) -> Sample:
-    return replace(sample, labels=(sample.labels > 0).astype(np.uint8), supervision="lesion")
-
-
 Reader = Callable[[Path], Iterator[tuple[Path, Sample]]]
+LESIONS: tuple[tuple[str, Reader], ...] = (("MedSeg train", medseg), ("Radiopaedia", radiopaedia))
 SOURCES: dict[TaskName, tuple[tuple[str, Reader], ...]] = {
-    "classification": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia)),
-    "binary_segmentation": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia)),
-    "multiclass_segmentation": (("MedSeg train", medseg), ("Radiopaedia", radiopaedia), ("PleThora", plethora)),
-    "lung_segmentation": (("Radiopaedia", radiopaedia_lungs),),
+    "classification": LESIONS,
+    "binary_segmentation": LESIONS,
+    "multiclass_segmentation": (*LESIONS, ("PleThora", plethora)),
+    "lung_segmentation": (("Radiopaedia", radiopaedia),),
 }
 
 
-def load_split(task: TaskName, folder: Path) -> Split:
-    """Read everything that a task learns from, and split it by patient.
+def load_split(tasks: Collection[TaskName], folder: Path) -> Split:
+    """Read everything that the tasks learn from, and split it by patient.
 
     Raises:
         UsageError: a data set is not in ``folder``, or a picture cannot be decoded.
@@ -126,13 +107,15 @@ def load_split(task: TaskName, folder: Path) -> Split:
     digest = hashlib.sha256()
     train: list[Sample] = []
     validation: list[Sample] = []
-    for _, reader in SOURCES[task]:
+    sources = dict(source for task in tasks for source in SOURCES[task])
+    for reader in sources.values():
         for path, sample in reader(folder):
             digest.update(path.read_bytes())
             digest.update(sample.labels.tobytes())
-            ready = _lesion(sample) if task in ("classification", "binary_segmentation") else sample
-            (validation if is_held_back(ready) else train).append(ready)
-    return Split(tuple(train), tuple(validation), tuple(name for name, _ in SOURCES[task]), digest.hexdigest())
+            if sample.lung is not None:
+                digest.update(sample.lung.tobytes())
+            (validation if is_held_back(sample) else train).append(sample)
+    return Split(tuple(train), tuple(validation), tuple(sources), digest.hexdigest())
 
 
 def is_held_back(sample: Sample) -> bool:

@@ -16,6 +16,7 @@ class Recipe:
         augmentation: how the slices are bent.
         minimum_lesion: share of a view that must be lesion for the view to count as infected (classification).
         lesion_free_share: how often a lesion-free slice is drawn, in 0..1.
+        imagenet: whether the encoder begins with ImageNet weights.
     """
 
     network: Network
@@ -27,24 +28,30 @@ class Recipe:
     ema_decay: float = 0.99
     minimum_lesion: float = 4e-4
     lesion_free_share: float = 0.2
+    imagenet: bool = False
 
 
 GEOMETRY = Geometry(height=256, width=256)
 WINDOW = Window(low_hu=-1350.0, high_hu=150.0)
 NORMALISATION = Normalisation(mean=0.5, std=0.3)
 
+SEGMENTER = Network(family="efficientnet_lite", parameters={"decoder": 32, "dropout": 0.1})
+SEGMENTATIONS: tuple[TaskName, ...] = ("multiclass_segmentation", "binary_segmentation", "lung_segmentation")
+
+#: The three segmentation networks taught at once, before each is taught alone.
+TOGETHER = Recipe(SEGMENTER, steps=3500, learning_rate=8e-4, weight_decay=1e-2, ema_decay=0.998, imagenet=True)
+
 RECIPES: dict[TaskName, Recipe] = {
     "classification": Recipe(
-        Network(family="efficientnet", parameters={"variant": "b0", "width": 0.5, "dropout": 0.4}),
+        Network(family="efficientnet_lite", parameters={"dropout": 0.3}),
         # Small crops, so that lungs without lesions are seen at every height and not only at the apex and the base.
         Augmentation(smallest_view=0.35, largest_view=1.2, elastic=0.01),
         steps=1200,
         batch=16,
-        lesion_free_share=0.3,
+        lesion_free_share=0.4,
+        imagenet=True,
     ),
-    "binary_segmentation": Recipe(Network(family="unet", parameters={"features": 8, "dropout": 0.05}), steps=1600),
-    "multiclass_segmentation": Recipe(Network(family="unet", parameters={"features": 8, "dropout": 0.05}), steps=2000),
-    "lung_segmentation": Recipe(
-        Network(family="unet", parameters={"features": 4, "dropout": 0.0}), steps=800, lesion_free_share=0.4
-    ),
+    "binary_segmentation": Recipe(SEGMENTER, steps=1600, imagenet=True),
+    "multiclass_segmentation": Recipe(SEGMENTER, steps=2000, imagenet=True),
+    "lung_segmentation": Recipe(SEGMENTER, steps=800, lesion_free_share=0.4, imagenet=True),
 }

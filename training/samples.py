@@ -1,15 +1,20 @@
 """One training slice and what its label map may be trusted for."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: What a label map says. ``types``: every pixel is background, ground glass or consolidation, and effusion is absent.
 #: ``lesion``: lesion (1) or not, the kind unknown. ``effusion``: effusion (1) or not, other lesions not labelled.
-#: ``lung``: lung (1) or not.
-Supervision = Literal["types", "lesion", "effusion", "lung"]
+Supervision = Literal["types", "lesion", "effusion"]
+SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)
+#: Those that tell lesion from background.
+LESION_KNOWN: tuple[Supervision, ...] = ("types", "lesion")
+#: The value of a lung mask where nobody has drawn one.
+UNKNOWN = 255
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,24 @@ class Sample:
         image: int16 HU ``[H, W]``.
         labels: uint8 ``[H, W]``, read as ``supervision`` says.
         group: the patient or volume, which never crosses a split.
-        lungs: the box (top, left, bottom, right) of the lungs in pixels, None where they are not labelled.
+        lung: uint8 ``[H, W]``, 1 where there is lung; None where the lungs are not labelled.
     """
 
     image: NDArray[np.int16]
     labels: NDArray[np.uint8]
     supervision: Supervision
     group: str
-    lungs: tuple[int, int, int, int] | None = None
+    lung: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def lung_box(self) -> tuple[int, int, int, int] | None:
+        """Top, left, bottom, right of the lungs in pixels; None where they are not labelled or hardly there."""
+        if self.lung is None:
+            return None
+        rows, columns = self.lung.any(axis=1).nonzero()[0], self.lung.any(axis=0).nonzero()[0]
+        if rows.size < 16 or columns.size < 16:
+            return None
+        return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 @dataclass(frozen=True)

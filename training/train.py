@@ -1,5 +1,6 @@
 """`coronanet train`: data in, a card and weights out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.bundle import publish
@@ -8,7 +9,7 @@ from ..model.tasks import TASKS, TaskName
 from ..model.weights import save_weights
 from .datasets import load_split
 from .fit import fit
-from .recipes import GEOMETRY, NORMALISATION, RECIPES, WINDOW, Recipe
+from .recipes import GEOMETRY, NORMALISATION, RECIPES, TOGETHER, WINDOW, Recipe
 from .samples import Split
 
 #: Share of labels on which a deployed form may differ from the torch reference.
@@ -21,7 +22,7 @@ INTENDED_USE = "Research on axial chest CT of adults. Not a medical device; not 
 
 
 def train(
-    task: TaskName,
+    tasks: Sequence[TaskName],
     data: Path,
     out: Path,
     runs: Path,
@@ -31,24 +32,26 @@ def train(
     workers: int = 1,
     start: Path | None = None,
     resume: bool = False,
-) -> Card:
+) -> dict[TaskName, Card]:
     """Train the network of a task and publish ``out/<task>/`` with ``card.json`` and ``weights.safetensors``.
 
+    Several tasks train together: one network with a head each, published as one network a task.
+
     Args:
-        start: a file of weights to begin with instead of random ones.
+        start: a file of weights to begin with, as far as they fit, instead of the recipe's own beginning.
         resume: whether to go on from the last checkpoint in ``runs``, where there is one.
 
     Raises:
-        UsageError: the data sets of the task are not in ``data``, or ``start`` does not fit the network.
+        UsageError: the data sets of the tasks are not in ``data``, or ``start`` does not fit the network.
     """
-    recipe = recipe or RECIPES[task]
-    split = load_split(task, data)
-    card = make_card(task, recipe.network, split, {})
-    folder = runs / task
+    recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
+    split = load_split(tasks, data)
+    cards = {task: make_card(task, recipe.network, split, {}) for task in tasks}
+    folder = runs / (tasks[0] if len(tasks) == 1 else "together")
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     fitted = fit(
-        card,
+        cards,
         recipe,
         split,
         folder,
@@ -57,12 +60,13 @@ def train(
         start=start,
         resume=last if resume and last.is_file() else None,
     )
-    scores = {name: round(value, 4) for name, value in fitted.validation.items()}
-    card = make_card(task, recipe.network, split, scores)
-    with publish(out / task) as work:
-        save_weights(fitted.network, work / "weights.safetensors")
-        (work / "card.json").write_text(card.to_json(), encoding="utf-8")
-    return card
+    for task in tasks:
+        scores = {name: round(value, 4) for name, value in fitted.validation[task].items()}
+        cards[task] = make_card(task, recipe.network, split, scores)
+        with publish(out / task) as work:
+            save_weights(fitted.networks[task], work / "weights.safetensors")
+            (work / "card.json").write_text(cards[task].to_json(), encoding="utf-8")
+    return cards
 
 
 def make_card(task: TaskName, network: Network, split: Split, validation: dict[str, float]) -> Card:

@@ -6,10 +6,11 @@ from torch import nn
 
 from ..card import Card
 from ..errors import UsageError
-from . import efficientnet, unet
+from . import efficientnet, efficientnet_lite, unet
 
 FAMILIES: dict[str, Callable[[Card], nn.Module]] = {
     "efficientnet": efficientnet.build,
+    "efficientnet_lite": efficientnet_lite.build,
     "unet": unet.build,
 }
 

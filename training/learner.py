@@ -1,0 +1,112 @@
+"""What is trained: the networks of one task or of several that share all but their last layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model.card import Card
+from ..model.errors import UsageError
+from ..model.networks import build
+from ..model.pixels import Preprocess
+from ..model.tasks import TaskName
+from .losses import binary_loss, partial_label_loss
+from .recipes import Recipe
+from .samples import LESION_KNOWN, SUPERVISIONS, UNKNOWN, Sample
+from .scores import score
+
+#: Image, labels, lung, supervision: a batch of ``Item``.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def build_together(cards: Mapping[TaskName, Card]) -> nn.ModuleDict:
+    """One network a task. Several tasks share everything but their ``head``, so one pass teaches them all.
+
+    Raises:
+        UsageError: networks that cannot share: another family or other parameters, or no ``features`` and ``head``.
+    """
+    networks = {task: build(card) for task, card in cards.items()}
+    if len(networks) > 1:
+        first, *others = networks.values()
+        if len({card.network.model_dump_json() for card in cards.values()}) > 1 or not hasattr(first, "features"):
+            raise UsageError("tasks that train together need one segmentation family with the same parameters")
+        for other in others:
+            for name, module in first.named_children():
+                if name != "head":
+                    setattr(other, name, module)
+    return nn.ModuleDict(networks)
+
+
+class Learner(lightning.LightningModule):
+    """The networks in training; what they see is the cards' own ``Preprocess``."""
+
+    def __init__(
+        self, cards: Mapping[TaskName, Card], recipe: Recipe, validation: tuple[Sample, ...], seed: int
+    ) -> None:
+        super().__init__()
+        self.cards, self.recipe, self._validation, self._seed = dict(cards), recipe, validation, seed
+        self.preprocess = Preprocess(next(iter(cards.values())))
+        self.networks = build_together(cards)
+        nn.utils.convert_conv2d_weight_memory_format(self.networks, torch.channels_last)
+
+    def network(self, task: TaskName) -> nn.Module:
+        return self.networks[task]
+
+    def logits(self, pixels: Tensor) -> dict[TaskName, Tensor]:
+        """What every task's network says, in one pass through what they share."""
+        if len(self.cards) == 1:
+            return {task: self.network(task)(pixels) for task in self.cards}
+        features = self.network(next(iter(self.cards))).features(pixels)
+        return {task: self.network(task).head(features) for task in self.cards}
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout draws from the epoch's own seed: a run that was stopped goes on as if it had not been.
+        torch.manual_seed(self._seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        image = batch[0]
+        pixels = self.preprocess(image).contiguous(memory_format=torch.channels_last)
+        losses = {task: self._loss(task, logits.float(), batch) for task, logits in self.logits(pixels).items()}
+        if len(losses) > 1:
+            self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def _loss(self, task: TaskName, logits: Tensor, batch: Batch) -> Tensor:
+        _, labels, lung, supervision = batch
+        known = torch.isin(supervision, torch.tensor([SUPERVISIONS.index(name) for name in LESION_KNOWN]))
+        match task:
+            case "multiclass_segmentation":
+                return partial_label_loss(logits, labels, supervision)
+            case "binary_segmentation":
+                return binary_loss(logits[known], (labels[known] > 0).to(torch.uint8))
+            case "lung_segmentation":
+                drawn = lung[:, 0, 0] != UNKNOWN
+                return binary_loss(logits[drawn], lung[drawn])
+            case "classification":
+                infected = (labels[known] > 0).float().mean(dim=(1, 2)) >= self.recipe.minimum_lesion
+                return F.binary_cross_entropy_with_logits(logits[known, 0], infected.float())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.networks.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.recipe.learning_rate, total_steps=self.recipe.steps, pct_start=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
+        """Scores of the averaged weights; the one batch is a placeholder, the slices are the learner's own."""
+        del batch
+        for task, own in self.validate().items():
+            prefix = f"{task}/" if len(self.cards) > 1 else ""
+            self.log_dict({f"{prefix}{name}": value for name, value in own.items()}, prog_bar=True, batch_size=1)
+
+    def validate(self) -> dict[TaskName, dict[str, float]]:
+        """Every task's scores on the slices held back."""
+        return {task: score(self.network(task), card, self._validation) for task, card in self.cards.items()}
