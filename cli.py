@@ -15,6 +15,7 @@ from .export.shipped import provide_bundles
 from .model.errors import CoronanetError, UsageError
 from .serving import cli as serving_cli
 from .training import cli as training_cli
+from .training import evaluate_cli, sweep_cli, ucsd_cli, weak_cli
 
 app = typer.Typer(
     help="Chest CT networks from training to a served, measured deployment. Research software, not a medical device.",
@@ -28,7 +29,18 @@ def root(ctx: typer.Context) -> None:
     ctx.obj = provide_bundles
 
 
-for part in (training_cli, export_cli, serving_cli, benchmarks_cli, engines_cli, demo):
+for part in (
+    training_cli,
+    evaluate_cli,
+    sweep_cli,
+    ucsd_cli,
+    weak_cli,
+    export_cli,
+    serving_cli,
+    benchmarks_cli,
+    engines_cli,
+    demo,
+):
     part.register(app)
 
 

@@ -14,6 +14,10 @@ from .machine import Machine, installed_version, observe_machine
 #: The modules that each verb imports beyond the core packages, once the weights that ship have been exported.
 VERBS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "lightning", "monai"),
+    "evaluate": ("torch",),
+    "sweep": ("torch", "lightning", "matplotlib"),
+    "weak": ("torch", "lightning"),
+    "ucsd": ("torch", "lightning"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "verify": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "predict": ("onnxruntime",),
@@ -29,6 +33,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 #: The extra that brings a module.
 EXTRAS = {
     "lightning": "train",
+    "matplotlib": "train",
     "monai": "train",
     "onnx": "train",
     "onnxruntime": "cpu",

@@ -11,10 +11,21 @@ from .to_onnx import save_onnx
 
 def convert_to_half(source: Path, target: Path) -> None:
     """Write the float16 form of a float32 ONNX network; inputs and outputs stay float32."""
-    model = OnnxModel(convert_float_to_float16(onnx.load_model(source), keep_io_types=True))
+    single = onnx.load_model(source)
+    _forget_weight_types(single.graph)
+    model = OnnxModel(convert_float_to_float16(single, keep_io_types=True))
     # The converter appends its casts at the end, where ONNX does not allow them.
     model.topological_sort()
     save_onnx(model.model, target)
+
+
+def _forget_weight_types(graph: onnx.GraphProto) -> None:
+    """Drop the types noted for weights: the converter would note float16 for the scales of a Resize too, and keep them
+    float32."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def count_half_weights(path: Path) -> tuple[int, int]:

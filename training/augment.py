@@ -31,6 +31,7 @@ class Augmentation:
         contrast, shift_hu: gain (as a logarithm) and offset of another scanner or of a window guessed wrongly.
         gamma: exponent (as a logarithm) of a picture that was brightened or darkened.
         noise_hu: largest standard deviation of the noise.
+        surroundings: how often what lies around the body is drawn anew, where the slice shows where the body ends.
     """
 
     crop_to_lungs: float = 0.5
@@ -44,6 +45,7 @@ class Augmentation:
     shift_hu: float = 150.0
     gamma: float = 0.3
     noise_hu: float = 40.0
+    surroundings: float = 0.6
 
 
 class View(NamedTuple):
@@ -57,13 +59,14 @@ class View(NamedTuple):
     lung: NDArray[np.uint8]
 
 
-def augment(
-    sample: Sample, size: tuple[int, int], how: Augmentation, rng: np.random.Generator
-) -> View:
+def augment(sample: Sample, size: tuple[int, int], how: Augmentation, rng: np.random.Generator) -> View:
     """A random view of a slice, ``size`` (height, width)."""
     matrix = _random_view(sample, size, how, rng)
     columns, rows = _sampling_grid(matrix, size, how, rng)
     image = cv2.remap(sample.image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderValue=(AIR_HU,))
+    if sample.outside.any() and rng.random() < how.surroundings:
+        outside = cv2.remap(sample.outside, columns, rows, cv2.INTER_NEAREST, borderValue=(1,)) == 1
+        image = np.where(outside, _surroundings(image, rng), image)
     labels = cv2.remap(sample.labels, columns, rows, cv2.INTER_NEAREST, borderValue=(0,))
     lung = np.full(size, UNKNOWN, np.uint8)
     if sample.lung is not None:
@@ -112,8 +115,27 @@ def _sampling_grid(
 
 def _elastic_field(size: tuple[int, int], strength: float, rng: np.random.Generator) -> NDArray[Any]:
     """A coarse random field, blown up to ``size``: displacements in pixels that are smooth like tissue."""
-    coarse = rng.normal(0, strength, (5, 5)).astype(np.float32)
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    return strength * _blobs(size, (5, 5), rng)
+
+
+def _surroundings(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Air without the black corners of a round field of view, and folds of cloth in it: HU, of the image's shape.
+
+    Air can be as dark as lung and cloth as loose as ground glass, so a network must have seen both where no lung is.
+    """
+    if rng.random() < 0.7:
+        image = np.full(image.shape, rng.uniform(-1150, -850), np.float32)
+    if rng.random() < 0.6:
+        cloth = rng.uniform(-950, -250) + rng.uniform(10, 150) * _blobs(image.shape, (image.shape[0] // 8,) * 2, rng)
+        where = _blobs(image.shape, (int(rng.integers(4, 14)), int(rng.integers(4, 14))), rng)
+        image = np.where(where > rng.uniform(0.2, 1.0), cloth, image)
+    return image
+
+
+def _blobs(size: tuple[int, ...], grid: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
+    """Smooth noise of unit deviation on a ``grid``, blown up to ``size``."""
+    coarse = rng.normal(0, 1, grid).astype(np.float32)
+    return cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def _jitter(image: NDArray[Any], how: Augmentation, rng: np.random.Generator) -> NDArray[np.int16]:

@@ -8,7 +8,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ from .samples import Sample, Split
 PLETHORA_WINDOW = Window(low_hu=-1024.0, high_hu=6 * 255 - 1024.0)
 LUNG_WINDOW = NAMED_WINDOWS["lung"]
 
+#: The share of pictures that may be unreadable.
+MOST_BROKEN = 0.05
 #: Held back to validate: Radiopaedia volumes with lesions of both kinds and lesion-free slices, and two patients.
 VALIDATION_VOLUMES = {"4", "5"}
 VALIDATION_PATIENTS = {"LUNG1-005", "LUNG1-024"}
@@ -49,46 +51,72 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def medseg(folder: Path) -> Iterator[tuple[Path, Sample]]:
+Entry = tuple[Path, Sample]
+#: Told of every picture that cannot be read; where there is none, the first one ends the reading.
+Report = Callable[[UsageError], None]
+
+
+def _each(items: Iterable[Any], read: Callable[[Any], Entry], report: Report | None) -> Iterator[Entry]:
+    for item in items:
+        try:
+            entry = read(item)
+        except UsageError as error:
+            if report is None:
+                raise
+            report(error)
+            continue
+        yield entry
+
+
+def medseg(folder: Path, report: Report | None = None) -> Iterator[Entry]:
     """MedSeg COVID-SemiSeg, the 50 slices of ``train/``: all three labels exact, effusion not labelled."""
     root = folder / "medseg98_covid_semiseg" / "train"
     images = sorted((root / "images").glob("*.jpg"))
     if not images:
         raise UsageError(f"no images in {root / 'images'}: --data must be the folder that holds the data sets")
-    for path in images:
+
+    def read(path: Path) -> Entry:
         labels = _labels(root / "multiclass" / f"{path.stem}.png")
-        yield path, Sample(_slice(path, LUNG_WINDOW), labels, "types", f"medseg-{path.stem}")
+        return path, Sample(_slice(path, LUNG_WINDOW), labels, "types", f"medseg-{path.stem}")
+
+    return _each(images, read, report)
 
 
-def radiopaedia(folder: Path) -> Iterator[tuple[Path, Sample]]:
-    """Radiopaedia volumes: lesions exact everywhere, their kind only where ``class_source`` is ``exact``."""
+def radiopaedia(folder: Path, report: Report | None = None) -> Iterator[Entry]:
+    """Radiopaedia volumes: lungs and lesions exact, the lesions' kind only where ``class_source`` is ``exact``."""
     root = folder / "radiopaedia9_medseg2"
-    for row in _rows(root / "slices.csv"):
+
+    def read(row: dict[str, str]) -> Entry:
         path = root / "images" / f"{Path(row['file']).stem}.jpg"
         labels = _labels(root / "lesion" / row["file"])
+        lung = (_labels(root / "lung" / row["file"]) > 127).astype(np.uint8)
         known = row["class_source"] in ("exact", "none")
         if not known:
             labels = (labels > 0).astype(np.uint8)
-        sample = Sample(
-            _slice(path, LUNG_WINDOW),
-            labels,
-            "types" if known else "lesion",
-            f"radiopaedia-{row['volume']}",
-            (_labels(root / "lung" / row["file"]) > 127).astype(np.uint8),
-        )
-        yield path, sample
+        supervision = "types" if known else "lesion"
+        return path, Sample(_slice(path, LUNG_WINDOW), labels, supervision, f"radiopaedia-{row['volume']}", lung)
+
+    return _each(_rows(root / "slices.csv"), read, report)
 
 
-def plethora(folder: Path) -> Iterator[tuple[Path, Sample]]:
+def plethora(folder: Path, report: Report | None = None) -> Iterator[Entry]:
     """PleThora patients: pleural effusion or not; no other lesion is labelled."""
     root = folder / "pleural_effusion10_plethora"
-    for row in _rows(root / "slices.csv"):
+
+    def read(row: dict[str, str]) -> Entry:
         path = root / "images" / f"{row['file']}.jpg"
         labels = (_labels(root / "effusion" / f"{row['file']}.png") > 127).astype(np.uint8)
-        yield path, Sample(_slice(path, PLETHORA_WINDOW), labels, "effusion", f"plethora-{row['patient']}")
+        return path, Sample(_slice(path, PLETHORA_WINDOW), labels, "effusion", f"plethora-{row['patient']}")
+
+    return _each(_rows(root / "slices.csv"), read, report)
 
 
-Reader = Callable[[Path], Iterator[tuple[Path, Sample]]]
+class Reader(Protocol):
+    """One data set, slice by slice."""
+
+    def __call__(self, folder: Path, report: Report | None = None, /) -> Iterator[Entry]: ...
+
+
 LESIONS: tuple[tuple[str, Reader], ...] = (("MedSeg train", medseg), ("Radiopaedia", radiopaedia))
 SOURCES: dict[TaskName, tuple[tuple[str, Reader], ...]] = {
     "classification": LESIONS,
@@ -98,23 +126,36 @@ SOURCES: dict[TaskName, tuple[tuple[str, Reader], ...]] = {
 }
 
 
-def load_split(tasks: Collection[TaskName], folder: Path) -> Split:
+def load_split(tasks: Collection[TaskName], folder: Path, report: Report | None = None) -> Split:
     """Read everything that the tasks learn from, and split it by patient.
 
+    Args:
+        report: told of every picture that cannot be read; a few such are left out.
+
     Raises:
-        UsageError: a data set is not in ``folder``, or a picture cannot be decoded.
+        UsageError: a data set is not in ``folder``, more than one picture in twenty cannot be read, or one cannot and
+            there is no ``report``.
     """
+    broken: list[UsageError] = []
+
+    def leave_out(error: UsageError) -> None:
+        broken.append(error)
+        if report is not None:
+            report(error)
+
     digest = hashlib.sha256()
     train: list[Sample] = []
     validation: list[Sample] = []
     sources = dict(source for task in tasks for source in SOURCES[task])
     for reader in sources.values():
-        for path, sample in reader(folder):
+        for path, sample in reader(folder, leave_out if report is not None else None):
             digest.update(path.read_bytes())
             digest.update(sample.labels.tobytes())
             if sample.lung is not None:
                 digest.update(sample.lung.tobytes())
             (validation if is_held_back(sample) else train).append(sample)
+    if len(broken) > MOST_BROKEN * (len(train) + len(validation)):
+        raise UsageError(f"{len(broken)} pictures cannot be read, the last: {broken[-1]}")
     return Split(tuple(train), tuple(validation), tuple(sources), digest.hexdigest())
 
 

@@ -1,27 +1,37 @@
 """The training loop: Lightning with bfloat16, channels-last, a cosine schedule and averaged weights."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..model.card import Card
 from ..model.tasks import TaskName
 from ..model.weights import take_weights
+from .checkpoints import AtomicCheckpoints, steps_done
 from .imagenet import take_imagenet
-from .learner import Learner
+from .learner import SCORE, Learner
 from .recipes import Recipe
-from .samples import Split
-from .views import Epochs, Views
+from .samples import Sample, Split
+from .views import Positions, Views
 
+#: A checkpoint every so many steps: what a killed run loses at most.
 STEPS_PER_EPOCH = 100
+EPOCHS_PER_VALIDATION = 5
 #: What Lightning says of its own insides, or of choices that were made here on purpose.
 LIGHTNING_NOISE = (
     ".*isinstance.treespec, LeafSpec.*is deprecated",
@@ -29,15 +39,21 @@ LIGHTNING_NOISE = (
     ".*Checkpoint directory .* exists and is not empty",
     ".*Experiment logs directory .* exists and is not empty",
     ".*`isinstance.*` is deprecated",
+    # The positions of a run are resumable; Lightning looks for another interface.
+    ".*your dataloader is not resumable",
 )
+
+#: Builds a ``Learner`` from cards, recipe, validation slices and seed.
+LearnerFactory = Callable[[Mapping[TaskName, Card], Recipe, tuple[Sample, ...], int], Learner]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The trained networks, and their scores on the validation groups."""
+    """The trained networks, and their scores on the validation groups; ``is_first`` in the process that publishes."""
 
     networks: dict[TaskName, nn.Module]
     validation: dict[TaskName, dict[str, float]]
+    is_first: bool
 
 
 class Bar(TQDMProgressBar):
@@ -47,7 +63,9 @@ class Bar(TQDMProgressBar):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         del trainer, pl_module, exception
-        self.train_progress_bar.close()
+        # A failure before the first step comes before there is a bar.
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
 
 
 def fit(
@@ -60,50 +78,74 @@ def fit(
     workers: int,
     start: Path | None,
     resume: Path | None,
+    devices: int = 1,
+    make_learner: LearnerFactory = Learner,
 ) -> Fitted:
     """Train the networks of one task, or of several together; checkpoints and ``metrics.csv`` go to ``folder``.
 
     Args:
-        start: weights to begin with instead of random ones, as far as they fit.
+        start: weights to begin with instead of random ones, as far as they fit: a file, or a folder with one a task.
         resume: a checkpoint of this very run to go on from.
+        devices: processes that share every batch's work: one a GPU, or on the CPU through gloo.
+        make_learner: builds what is trained, where it is not the usual ``Learner``.
     """
     lightning.seed_everything(seed, workers=True, verbose=False)
-    learner = Learner(cards, recipe, split.validation, seed)
+    learner = make_learner(cards, recipe, split.validation, seed)
     if resume is None:
         for task in cards:
             if start is not None:
-                take_weights(learner.network(task), start)
+                take_weights(learner.network(task), start / task / "weights.safetensors" if start.is_dir() else start)
             elif recipe.imagenet:
                 take_imagenet(learner.network(task))
+    done = 0 if resume is None else steps_done(resume)
     geometry = next(iter(cards.values())).geometry
-    loader = DataLoader(
-        Views(split.train, geometry, recipe, seed),
-        batch_size=recipe.batch,
-        sampler=Epochs(STEPS_PER_EPOCH * recipe.batch),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
-    callbacks: list[Callback] = [
-        # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
-        EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.steps // 4),
-        ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
-        Bar(refresh_rate=10),
-    ]
+    on_gpu = torch.cuda.is_available()
     trainer = lightning.Trainer(
-        accelerator="cpu",
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=devices,
+        strategy=DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo") if devices > 1 else "auto",
+        plugins=[AtomicCheckpoints()],
         precision="bf16-mixed",
         max_steps=recipe.steps,
-        check_val_every_n_epoch=5,
+        val_check_interval=EPOCHS_PER_VALIDATION * STEPS_PER_EPOCH,
+        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=CSVLogger(folder, name="", version=""),
+        callbacks=_callbacks(learner, folder),
+        logger=[CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="tensorboard")],
         log_every_n_steps=min(20, STEPS_PER_EPOCH),
         enable_model_summary=False,
         default_root_dir=folder,
         use_distributed_sampler=False,
     )
+    loader = DataLoader(
+        Views(split.train, geometry, recipe, seed),
+        batch_size=recipe.batch,
+        sampler=Positions(recipe.steps, recipe.batch, first=done, rank=trainer.global_rank, processes=devices),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
     with warnings.catch_warnings():
         for message in LIGHTNING_NOISE:
             warnings.filterwarnings("ignore", message)
         trainer.fit(learner, loader, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=resume, weights_only=True)
-    return Fitted({task: learner.network(task).eval() for task in cards}, learner.validate())
+    scores = learner.validate() if trainer.is_global_zero else {}
+    return Fitted({task: learner.network(task).eval() for task in cards}, scores, trainer.is_global_zero)
+
+
+def _callbacks(learner: Learner, folder: Path) -> list[Callback]:
+    recipe = learner.recipe
+    callbacks: list[Callback] = [
+        # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
+        EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.steps // 4),
+        ModelCheckpoint(
+            folder,
+            filename="last",
+            every_n_train_steps=STEPS_PER_EPOCH,
+            enable_version_counter=False,
+            save_weights_only=False,
+        ),
+        Bar(refresh_rate=10),
+    ]
+    if recipe.patience is not None:
+        callbacks.append(EarlyStopping(SCORE, patience=recipe.patience, mode="max"))
+    return callbacks

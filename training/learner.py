@@ -1,6 +1,7 @@
 """What is trained: the networks of one task or of several that share all but their last layer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -18,6 +19,7 @@ from .recipes import Recipe
 from .samples import LESION_KNOWN, SUPERVISIONS, UNKNOWN, Sample
 from .scores import score
 
+SCORE = "score"
 #: Image, labels, lung, supervision: a batch of ``Item``.
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -40,6 +42,10 @@ def build_together(cards: Mapping[TaskName, Card]) -> nn.ModuleDict:
     return nn.ModuleDict(networks)
 
 
+def _part(network: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
+    return getattr(network, name)
+
+
 class Learner(lightning.LightningModule):
     """The networks in training; what they see is the cards' own ``Preprocess``."""
 
@@ -59,12 +65,13 @@ class Learner(lightning.LightningModule):
         """What every task's network says, in one pass through what they share."""
         if len(self.cards) == 1:
             return {task: self.network(task)(pixels) for task in self.cards}
-        features = self.network(next(iter(self.cards))).features(pixels)
-        return {task: self.network(task).head(features) for task in self.cards}
+        features = _part(self.network(next(iter(self.cards))), "features")(pixels)
+        return {task: _part(self.network(task), "head")(features) for task in self.cards}
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout draws from the epoch's own seed: a run that was stopped goes on as if it had not been.
-        torch.manual_seed(self._seed * 100_003 + self.current_epoch)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        del batch, batch_idx
+        # Dropout draws from the step's own seed: a run that was stopped goes on as if it had not been.
+        torch.manual_seed(self._seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         image = batch[0]
@@ -78,7 +85,8 @@ class Learner(lightning.LightningModule):
 
     def _loss(self, task: TaskName, logits: Tensor, batch: Batch) -> Tensor:
         _, labels, lung, supervision = batch
-        known = torch.isin(supervision, torch.tensor([SUPERVISIONS.index(name) for name in LESION_KNOWN]))
+        lesion_known = torch.tensor([SUPERVISIONS.index(name) for name in LESION_KNOWN], device=supervision.device)
+        known = torch.isin(supervision, lesion_known)
         match task:
             case "multiclass_segmentation":
                 return partial_label_loss(logits, labels, supervision)
@@ -103,7 +111,10 @@ class Learner(lightning.LightningModule):
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Scores of the averaged weights; the one batch is a placeholder, the slices are the learner's own."""
         del batch
-        for task, own in self.validate().items():
+        scores = self.validate()
+        # What early stopping watches: the mean of all scores, each in 0..1.
+        self.log(SCORE, fmean(value for own in scores.values() for value in own.values()), batch_size=1)
+        for task, own in scores.items():
             prefix = f"{task}/" if len(self.cards) > 1 else ""
             self.log_dict({f"{prefix}{name}": value for name, value in own.items()}, prog_bar=True, batch_size=1)
 

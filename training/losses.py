@@ -41,7 +41,7 @@ def partial_label_loss(logits: Tensor, labels: Tensor, supervision: Tensor) -> T
         chosen = supervision == index
         if not bool(chosen.any()):
             continue
-        meanings = torch.tensor(ALLOWED[name], dtype=probability.dtype)
+        meanings = torch.tensor(ALLOWED[name], dtype=probability.dtype, device=probability.device)
         own, truth = probability[chosen], labels[chosen].long()
         allowed = meanings[truth].movedim(-1, 1)
         cross_entropy = -(own * allowed).sum(1).clamp_min(1e-6).log().mean()

@@ -6,6 +6,10 @@ from ..model.card import Geometry, Network, Normalisation, Window
 from ..model.tasks import TaskName
 from .augment import Augmentation
 
+GEOMETRY = Geometry(height=320, width=320)
+WINDOW = Window(low_hu=-1350.0, high_hu=150.0)
+NORMALISATION = Normalisation(mean=0.5, std=0.3)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -13,14 +17,17 @@ class Recipe:
 
     Attributes:
         network: what is trained.
+        geometry: the size in pixels that it works at.
         augmentation: how the slices are bent.
         minimum_lesion: share of a view that must be lesion for the view to count as infected (classification).
         lesion_free_share: how often a lesion-free slice is drawn, in 0..1.
         imagenet: whether the encoder begins with ImageNet weights.
+        patience: validations without a better score after which the run ends early; None: never.
     """
 
     network: Network
     augmentation: Augmentation = field(default_factory=Augmentation)
+    geometry: Geometry = GEOMETRY
     steps: int = 1500
     batch: int = 12
     learning_rate: float = 1e-3
@@ -29,11 +36,8 @@ class Recipe:
     minimum_lesion: float = 4e-4
     lesion_free_share: float = 0.2
     imagenet: bool = False
+    patience: int | None = None
 
-
-GEOMETRY = Geometry(height=256, width=256)
-WINDOW = Window(low_hu=-1350.0, high_hu=150.0)
-NORMALISATION = Normalisation(mean=0.5, std=0.3)
 
 SEGMENTER = Network(family="efficientnet_lite", parameters={"decoder": 32, "dropout": 0.1})
 SEGMENTATIONS: tuple[TaskName, ...] = ("multiclass_segmentation", "binary_segmentation", "lung_segmentation")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,8 @@ Supervision = Literal["types", "lesion", "effusion"]
 SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)
 #: Those that tell lesion from background.
 LESION_KNOWN: tuple[Supervision, ...] = ("types", "lesion")
+#: Between the densities of air or cloth and of a body.
+BODY_HU = -500
 #: The value of a lung mask where nobody has drawn one.
 UNKNOWN = 255
 
@@ -43,6 +46,19 @@ class Sample:
         if rows.size < 16 or columns.size < 16:
             return None
         return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+    @cached_property
+    def outside(self) -> NDArray[np.uint8]:
+        """uint8 ``[H, W]``, 1 outside the body: air that reaches the edge of the slice, for a slice with lung mask.
+
+        All 0 where the lungs are not labelled: such a slice may be cropped so that they reach the edge themselves.
+        """
+        if self.lung is None:
+            return np.zeros(self.image.shape, np.uint8)
+        air = cv2.erode((self.image < BODY_HU).astype(np.uint8), np.ones((5, 5), np.uint8))
+        _, parts = cv2.connectedComponents(air)
+        edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+        return (np.isin(parts, edge[edge > 0]) & (self.lung == 0)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

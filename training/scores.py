@@ -24,13 +24,14 @@ def score(network: nn.Module, card: Card, samples: Sequence[Sample]) -> dict[str
     preprocess, decide = Preprocess(card), build_decide(card)
     was_training = network.training
     network.eval()
+    device = next(network.parameters()).device
     decisions: list[NDArray[Any]] = []
     with torch.inference_mode():
         for sample in told:
             image = torch.from_numpy(sample.image[None])
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(preprocess(image).contiguous(memory_format=torch.channels_last))
-            logits = logits.float()
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = network(preprocess(image).to(device, memory_format=torch.channels_last))
+            logits = logits.float().cpu()
             decisions.append((decide(logits, image) if card.spec.is_segmentation else decide(logits)).numpy()[0])
     network.train(was_training)
     if card.task == "classification":

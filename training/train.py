@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.bundle import publish
-from ..model.card import Card, Network, TrainingData
+from ..model.card import Card, Geometry, Network, TrainingData
 from ..model.tasks import TASKS, TaskName
 from ..model.weights import save_weights
-from .datasets import load_split
+from .config import write_config
+from .datasets import Report, load_split
 from .fit import fit
 from .recipes import GEOMETRY, NORMALISATION, RECIPES, TOGETHER, WINDOW, Recipe
 from .samples import Split
@@ -32,24 +33,30 @@ def train(
     workers: int = 1,
     start: Path | None = None,
     resume: bool = False,
+    devices: int = 1,
+    report: Report | None = None,
 ) -> dict[TaskName, Card]:
-    """Train the network of a task and publish ``out/<task>/`` with ``card.json`` and ``weights.safetensors``.
+    """Train the network of a task and publish ``out/<task>/``: its card, weights and ``config.toml``.
 
     Several tasks train together: one network with a head each, published as one network a task.
 
     Args:
-        start: a file of weights to begin with, as far as they fit, instead of the recipe's own beginning.
+        start: weights to begin with, as far as they fit, instead of the recipe's own beginning: a file, or a folder
+            that holds ``<task>/weights.safetensors``.
+        devices: processes that share the work, one a GPU where there are any; only the first publishes.
+        report: told of every picture that cannot be read and is left out; without it the first such ends the run.
         resume: whether to go on from the last checkpoint in ``runs``, where there is one.
 
     Raises:
         UsageError: the data sets of the tasks are not in ``data``, or ``start`` does not fit the network.
     """
     recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
-    split = load_split(tasks, data)
-    cards = {task: make_card(task, recipe.network, split, {}) for task in tasks}
+    split = load_split(tasks, data, report)
+    cards: dict[TaskName, Card] = {task: make_card(task, recipe.network, split, {}, recipe.geometry) for task in tasks}
     folder = runs / (tasks[0] if len(tasks) == 1 else "together")
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
+    resumed = last if resume and last.is_file() else None
     fitted = fit(
         cards,
         recipe,
@@ -58,23 +65,29 @@ def train(
         seed=seed,
         workers=workers,
         start=start,
-        resume=last if resume and last.is_file() else None,
+        resume=resumed,
+        devices=devices,
     )
+    if not fitted.is_first:
+        return cards
     for task in tasks:
         scores = {name: round(value, 4) for name, value in fitted.validation[task].items()}
-        cards[task] = make_card(task, recipe.network, split, scores)
+        cards[task] = make_card(task, recipe.network, split, scores, recipe.geometry)
         with publish(out / task) as work:
             save_weights(fitted.networks[task], work / "weights.safetensors")
             (work / "card.json").write_text(cards[task].to_json(), encoding="utf-8")
+            write_config(recipe, work / "config.toml")
     return cards
 
 
-def make_card(task: TaskName, network: Network, split: Split, validation: dict[str, float]) -> Card:
+def make_card(
+    task: TaskName, network: Network, split: Split, validation: dict[str, float], geometry: Geometry = GEOMETRY
+) -> Card:
     return Card(
         task=task,
         network=network,
         labels=TASKS[task].labels,
-        geometry=GEOMETRY,
+        geometry=geometry,
         window=WINDOW,
         normalisation=NORMALISATION,
         threshold=None if TASKS[task].channels > 1 else 0.5,

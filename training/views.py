@@ -45,20 +45,20 @@ class Views(Dataset[Item]):
         return Item(*view, SUPERVISIONS.index(sample.supervision))
 
 
-class Epochs(Sampler[int]):
-    """Positions of one epoch after another; every process takes its share of each."""
+class Positions(Sampler[int]):
+    """The positions of a run, step after step; every process takes its share, and a stopped run goes on at ``first``.
 
-    def __init__(self, length: int, *, rank: int = 0, processes: int = 1) -> None:
-        self._length, self._rank, self._processes = length, rank, processes
-        self._epoch = 0
+    The length is that of the whole run: the loop counts the steps before ``first`` as done.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of every epoch, also after a stop."""
-        self._epoch = epoch
+    def __init__(self, steps: int, batch: int, *, first: int = 0, rank: int = 0, processes: int = 1) -> None:
+        self._steps, self._batch, self._first = steps, batch, first
+        self._rank, self._processes = rank, processes
 
     def __len__(self) -> int:
-        return self._length // self._processes
+        return self._steps * self._batch
 
     def __iter__(self) -> Iterator[int]:
-        first = self._epoch * self._length
-        return iter(range(first + self._rank, first + self._length, self._processes))
+        for step in range(self._first, self._steps):
+            begin = (step * self._processes + self._rank) * self._batch
+            yield from range(begin, begin + self._batch)

@@ -8,8 +8,7 @@ from monai.networks.nets.efficientnet import EfficientNet
 from torch import nn
 
 from ..card import Card
-from ..errors import UsageError
-from .parameters import read_parameters
+from .parameters import read_parameters, read_variant
 
 # Width and depth coefficients of table 2 of the paper's reference code.
 COEFFICIENTS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2)}
@@ -26,17 +25,13 @@ BLOCKS = [
 
 
 def build(card: Card) -> nn.Module:
-    """Parameters: ``variant`` (``b0``, ``b1``, ``b2``), ``width`` (float), ``dropout`` (float, before the logit).
+    """Parameters: ``variant`` (``b0``, ``b1``, ``b2``), ``width`` (float), ``dropout`` (float, 0..1, before the logit).
 
     Raises:
-        UsageError: an unknown variant, or the card's task is not classification.
+        UsageError: an unknown variant.
     """
-    if card.spec.is_segmentation:
-        raise UsageError(f"efficientnet is a classification network, the card's task is {card.task}: use unet")
     parameters = read_parameters(card, {"variant": "b0", "width": 1.0, "dropout": 0.4})
-    variant = str(parameters["variant"])
-    if variant not in COEFFICIENTS:
-        raise UsageError(f"no efficientnet '{variant}': expected one of {', '.join(COEFFICIENTS)}")
+    variant = read_variant(card, parameters, COEFFICIENTS)
     width, depth = COEFFICIENTS[variant]
     return EfficientNet(
         blocks_args_str=BLOCKS,

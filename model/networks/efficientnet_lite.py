@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..card import Card
+from ..errors import UsageError
 from .parameters import read_parameters
 
 # Repeats, kernel, stride, expansion, filters out: table 1 of the paper; Lite0 keeps the stem's 32 filters.
@@ -82,10 +83,15 @@ class Encoder(nn.Module):
 
 
 class LiteUNet(nn.Module):
-    """``pixels`` ``[N, 1, h, w]`` to ``logits`` ``[N, channels, h, w]``; h and w are multiples of 32."""
+    """``pixels`` ``[N, 1, h, w]`` to ``logits`` ``[N, channels, h, w]``; h and w are multiples of 32.
 
-    def __init__(self, channels: int, decoder: int, dropout: float) -> None:
+    With four ``turns`` the trained network reads a slice in all four quarter turns and averages what it says, so that
+    turning the (square) input turns the answer and changes nothing else. It costs four passes.
+    """
+
+    def __init__(self, channels: int, decoder: int, dropout: float, turns: int) -> None:
         super().__init__()
+        self.turns = turns
         self.encoder = Encoder()
         widths = [decoder, decoder * 3 // 2, decoder * 2, decoder * 3]
         skips = list(TAPS.values())
@@ -97,7 +103,13 @@ class LiteUNet(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(decoder, channels * 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.head(self.features(pixels))
+        if self.training or self.turns == 1:
+            return self.head(self.features(pixels))
+        quarters = range(0, 4, 4 // self.turns)
+        views = torch.cat([torch.rot90(pixels, quarter, (2, 3)) for quarter in quarters])
+        answers = self.head(self.features(views)).chunk(self.turns)
+        back = [torch.rot90(answer, -quarter, (2, 3)) for quarter, answer in zip(quarters, answers, strict=True)]
+        return torch.stack(back).mean(0)
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head reads: ``[N, decoder, h / 2, w / 2]``."""
@@ -125,9 +137,19 @@ class LiteClassifier(nn.Module):
 
 
 def build(card: Card) -> nn.Module:
-    """Parameters: ``decoder`` (int, filters at half resolution, segmentation only), ``dropout`` (float, 0..1)."""
+    """Parameters: ``dropout`` (float, 0..1); for a segmentation also ``decoder`` (int, filters at half resolution) and
+    ``turns`` (1, 2 or 4 quarter turns that are averaged).
+
+    Raises:
+        UsageError: another number of turns, or four turns of a view that is not square.
+    """
     if card.spec.is_segmentation:
-        parameters = read_parameters(card, {"decoder": 32, "dropout": 0.1})
-        return LiteUNet(card.spec.channels, int(parameters["decoder"]), float(parameters["dropout"]))
+        parameters = read_parameters(card, {"decoder": 32, "dropout": 0.1, "turns": 1})
+        turns = int(parameters["turns"])
+        if turns not in (1, 2, 4):
+            raise UsageError(f"efficientnet_lite parameter 'turns' must be 1, 2 or 4, got {turns}")
+        if turns == 4 and card.geometry.height != card.geometry.width:
+            raise UsageError(f"four turns need a square view, got {card.geometry.height} x {card.geometry.width}")
+        return LiteUNet(card.spec.channels, int(parameters["decoder"]), float(parameters["dropout"]), turns)
     parameters = read_parameters(card, {"dropout": 0.2})
     return LiteClassifier(float(parameters["dropout"]))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ..card import Card
-from ..errors import UsageError
 from .parameters import read_parameters
 
 POOLINGS = 5
 
 
-def _double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+def double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Twice a 3 x 3 convolution with batch normalisation and ReLU; the size stays."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -32,19 +32,23 @@ class UNet(nn.Module):
         super().__init__()
         widths = [features * 2**level for level in range(POOLINGS + 1)]
         self.down = nn.ModuleList(
-            _double_convolution(narrow, wide) for narrow, wide in zip([1, *widths[:-2]], widths[:-1], strict=True)
+            double_convolution(narrow, wide) for narrow, wide in zip([1, *widths[:-2]], widths[:-1], strict=True)
         )
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout2d(dropout)
-        self.bottom = _double_convolution(widths[-2], widths[-1])
+        self.bottom = double_convolution(widths[-2], widths[-1])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(wide, narrow, 2, stride=2)
             for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.merge = nn.ModuleList(_double_convolution(2 * narrow, narrow) for narrow in widths[-2::-1])
+        self.merge = nn.ModuleList(double_convolution(2 * narrow, narrow) for narrow in widths[-2::-1])
         self.head = nn.Conv2d(features, channels, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the head reads: ``[N, features, h, w]``."""
         skips: list[Tensor] = []
         x = pixels
         for block in self.down:
@@ -54,16 +58,10 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for upsample, block in zip(self.up, self.merge, strict=True):
             x = block(torch.cat([upsample(x), skips.pop()], dim=1))
-        return self.head(x)
+        return x
 
 
 def build(card: Card) -> nn.Module:
-    """Parameters: ``features`` (int, filters at the top), ``dropout`` (float, 0..1).
-
-    Raises:
-        UsageError: the card's task is not a segmentation.
-    """
-    if not card.spec.is_segmentation:
-        raise UsageError(f"unet is a segmentation network, the card's task is {card.task}: use efficientnet")
+    """Parameters: ``features`` (int, filters at the top), ``dropout`` (float, 0..1)."""
     parameters = read_parameters(card, {"features": 32, "dropout": 0.1})
     return UNet(card.spec.channels, int(parameters["features"]), float(parameters["dropout"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coronanet.cli import main
-from coronanet.model.card import Card, Network
+from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.weights import load_network
 from coronanet.training import fit
 from coronanet.training.recipes import RECIPES
@@ -17,6 +17,8 @@ from coronanet.training.train import train
 TINY = dataclasses.replace(
     RECIPES["lung_segmentation"],
     network=Network(family="unet", parameters={"features": 2, "dropout": 0.0}),
+    geometry=Geometry(height=64, width=64),
+    imagenet=False,
     steps=20,
     batch=2,
 )
@@ -33,7 +35,8 @@ def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_epochs")
 def test_training_publishes_a_card_and_weights_that_fit_it(synthetic_data: Path, tmp_path: Path) -> None:
-    card = train("lung_segmentation", synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=TINY, workers=0)
+    cards = train(["lung_segmentation"], synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=TINY, workers=0)
+    card = cards["lung_segmentation"]
     folder = tmp_path / "out" / "lung_segmentation"
     assert Card.load(folder / "card.json") == card
     assert set(card.validation) == {"dice"}
@@ -73,10 +76,12 @@ def test_a_stopped_run_goes_on_from_its_last_epoch(synthetic_data: Path, tmp_pat
 
         patch.setattr(fit.Learner, "on_train_epoch_start", stop_at_three)
         with pytest.raises(Stopped):
-            train("lung_segmentation", synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=half, workers=0)
+            train(["lung_segmentation"], synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=half, workers=0)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
     first = steps_logged(tmp_path / "runs" / "lung_segmentation" / "metrics.csv")
-    train("lung_segmentation", synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=half, workers=0, resume=True)
+    train(
+        ["lung_segmentation"], synthetic_data, tmp_path / "out", tmp_path / "runs", recipe=half, workers=0, resume=True
+    )
     second = steps_logged(tmp_path / "runs" / "lung_segmentation" / "metrics.csv")
     assert max(first, default=0) < 15
     assert min(second) == 14, second
@@ -86,11 +91,12 @@ def test_a_stopped_run_goes_on_from_its_last_epoch(synthetic_data: Path, tmp_pat
 
 @pytest.mark.usefixtures("short_epochs")
 def test_a_run_can_begin_with_given_weights(synthetic_data: Path, tmp_path: Path) -> None:
-    first = train("lung_segmentation", synthetic_data, tmp_path / "one", tmp_path / "runs", recipe=TINY, workers=0)
+    cards = train(["lung_segmentation"], synthetic_data, tmp_path / "one", tmp_path / "runs", recipe=TINY, workers=0)
+    first = cards["lung_segmentation"]
     given = tmp_path / "one" / "lung_segmentation" / "weights.safetensors"
     still = dataclasses.replace(TINY, learning_rate=1e-12, weight_decay=0.0)
     train(
-        "lung_segmentation", synthetic_data, tmp_path / "two", tmp_path / "more", recipe=still, workers=0, start=given
+        ["lung_segmentation"], synthetic_data, tmp_path / "two", tmp_path / "more", recipe=still, workers=0, start=given
     )
     before = load_network(first, given)
     after = load_network(first, tmp_path / "two" / "lung_segmentation" / "weights.safetensors")
@@ -98,7 +104,8 @@ def test_a_run_can_begin_with_given_weights(synthetic_data: Path, tmp_path: Path
         np.testing.assert_allclose(after.get_parameter(name).detach(), parameter.detach(), atol=1e-5)
 
 
-def test_given_weights_are_for_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_weights_is_for_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "weights.safetensors").touch()
     with pytest.raises(SystemExit) as stopped:
         main(["train", "lung_segmentation", "classification", "--from", str(tmp_path / "weights.safetensors")])
     assert stopped.value.code == 2

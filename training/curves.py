@@ -1,0 +1,135 @@
+"""The curves of a run, as CSV and for TensorBoard. A run that is resumed goes on writing where it was stopped.
+
+Lightning's own loggers begin a new file on every start, and TensorBoard's writer is a thread: on a full disk it dies, and
+the run waits for it for ever.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+METRICS = "metrics.csv"
+STEP = "step"
+
+
+class _FolderLogger(Logger):
+    """What Lightning asks of a logger that writes into a folder of its own."""
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe stands in ``config.toml``."""
+
+
+class CsvCurve(_FolderLogger):
+    """``metrics.csv``: a row whenever something is logged, a column for every name, empty where it has no value.
+
+    Args:
+        folder: where ``metrics.csv`` goes; it must exist.
+        begin: the step that comes first; rows of earlier steps are kept, all others go.
+    """
+
+    def __init__(self, folder: Path, begin: int = 0) -> None:
+        super().__init__()
+        self._path = folder / METRICS
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._begin(begin)
+
+    @rank_zero_only
+    def _begin(self, step: int) -> None:
+        if step and self._path.is_file():
+            with self._path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                # A run that was killed may have left half a row at the end.
+                self._rows = [row for row in reader if (row[STEP] or "").isdigit() and int(row[STEP]) < step]
+                self._columns = list(reader.fieldnames or ())
+        self._rewrite()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write one row; raises ``OSError`` where the disk is full."""
+        row = {**{name: float(value) for name, value in metrics.items()}, STEP: step}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
+        self._rows.append(row)
+        if new := row.keys() - set(self._columns):
+            self._columns = sorted({*self._columns, *new})
+            self._rewrite()
+            return
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        except OSError as error:
+            raise _named(error, self._path) from None
+
+    def _rewrite(self) -> None:
+        part = self._path.with_suffix(".part")
+        try:
+            with part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            part.replace(self._path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise _named(error, self._path) from None
+
+
+class BoardCurve(_FolderLogger):
+    """The same values as an events file for TensorBoard, written at once.
+
+    Args:
+        folder: where the events file goes.
+        begin: the step that comes first; TensorBoard forgets what earlier files say of it and of later ones.
+    """
+
+    def __init__(self, folder: Path, begin: int = 0) -> None:
+        super().__init__()
+        self._folder, self._first = folder, begin
+        self._writer: EventsWriter | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write one event; raises ``OSError`` where the disk is full."""
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+        try:
+            writer = self._writer = self._writer or self._open()
+            writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            writer.flush()
+        except OSError as error:
+            raise _named(error, self._folder) from None
+
+    def _open(self) -> EventsWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        writer = EventsWriter(str(self._folder / "events"))
+        start = SessionLog(status=SessionLog.START)
+        writer.write_event(Event(wall_time=time.time(), step=self._first, session_log=start))
+        return writer
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        del status
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The same failure with the file in it, which a failed write does not tell."""
+    return OSError(error.errno, f"{os.strerror(error.errno or 0)} while the curves were written", str(path))
