@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .card import Card
@@ -13,20 +13,23 @@ from .networks import build
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights in half precision; batch-norm statistics and parameters stay in single precision."""
+    """Write a network's weights in half precision; batch-norm statistics and parameters stay in single precision.
+
+    Raises:
+        OSError: the file cannot be written, such as on a full disk.
+    """
     single = {
         f"{name}.{key}"
         for name, module in network.named_modules()
         if isinstance(module, nn.BatchNorm2d)
         for key in module.state_dict()
     }
-    save_file(
-        {
-            name: (value if name in single or not value.is_floating_point() else value.half()).contiguous()
-            for name, value in network.state_dict().items()
-        },
-        path,
-    )
+    stored = {
+        name: (value if name in single or not value.is_floating_point() else value.half()).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    # Not through save_file, whose error on a full disk is no OSError.
+    path.write_bytes(save(stored))
 
 
 def load_network(card: Card, path: Path) -> nn.Module:

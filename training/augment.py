@@ -119,16 +119,21 @@ def _elastic_field(size: tuple[int, int], strength: float, rng: np.random.Genera
 
 
 def _surroundings(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Air without the black corners of a round field of view, and folds of cloth in it: HU, of the image's shape.
+    """Air without the black corners of a round field of view, cloth in it and the lines of sheets: HU, as the image.
 
-    Air can be as dark as lung and cloth as loose as ground glass, so a network must have seen both where no lung is.
+    Air can be as dark as lung, a sheet as fine as a vessel and cloth as loose as ground glass, so a network must have
+    seen them where no lung is.
     """
     if rng.random() < 0.7:
         image = np.full(image.shape, rng.uniform(-1150, -850), np.float32)
     if rng.random() < 0.6:
-        cloth = rng.uniform(-950, -250) + rng.uniform(10, 150) * _blobs(image.shape, (image.shape[0] // 8,) * 2, rng)
+        fine = image.shape[0] // 8
+        cloth = rng.uniform(-950, -250) + rng.uniform(10, 150) * _blobs(image.shape, (fine, fine), rng)
         where = _blobs(image.shape, (int(rng.integers(4, 14)), int(rng.integers(4, 14))), rng)
         image = np.where(where > rng.uniform(0.2, 1.0), cloth, image)
+    if rng.random() < 0.6:
+        sheet = _blobs(image.shape, (int(rng.integers(4, 20)), int(rng.integers(4, 20))), rng)
+        image = np.where(np.abs(sheet) < rng.uniform(0.02, 0.1), rng.uniform(-900, -200), image)
     return image
 
 

@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 class Averaging(EMAWeightAveraging):
     """Lightning's average, but the current weights stand for it for as long as it has not begun.
 
-    Until then Lightning's holds the first weights of all: they would be scored in place of what was learnt, and published
-    where a run ends early.
+    Until then Lightning's holds the first weights of all: they would be scored in place of what was learnt, and
+    published where a run ends early.
 
     Args:
         decay: share of the average that each step keeps, in 0..1.

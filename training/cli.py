@@ -1,12 +1,9 @@
 """`coronanet train`."""
 
-import dataclasses
-import os
-import sys
 import time
-from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -15,6 +12,10 @@ from ..console import JsonOption, emit_json, err, out, warn
 from ..engines.places import data_home
 from ..model.errors import MissingPackageError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
+from .processes import is_helper, one_voice
+
+if TYPE_CHECKING:
+    from .recipes import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +33,12 @@ def train_verb(
     ] = False,
     config: Annotated[Path | None, typer.Option(help="A recipe: config.toml of another run.")] = None,
     steps: Annotated[int | None, typer.Option(min=20, help="Steps, instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Slices a step, of all processes together.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels that the network works at.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Validations without a better score that end the run.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of the first weights.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
     devices: Annotated[int, typer.Option(min=1, help="Processes that train, one a GPU where there are any.")] = 1,
@@ -47,38 +54,37 @@ def train_verb(
 ) -> None:
     """Train networks on CT slices: data -> card.json and weights.safetensors."""
     try:
-        from .config import read_config
+        from .config import change, read_config
         from .recipes import RECIPES, SEGMENTATIONS, TOGETHER
         from .train import train
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="training", extra="train") from None
     chosen = _tasks(tasks) if tasks or not together else list(SEGMENTATIONS)
-    alone: list[list[TaskName]] = [[task] for task in chosen]
     if start is not None and start.is_file() and len(chosen) != 1:
         raise UsageError(f"a file of --from begins one network: expected one task, got {len(chosen)}; or name a folder")
     home = data_home(data)
     if home is None:
         raise UsageError("training needs data: pass --data DIR or set CORONANET_DATA (README, Training)")
     given = read_config(config) if config is not None else None
-    if show:
-        from .preview import preview
+    wanted = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "patience": patience}
+    changes: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
+    if size is not None:
+        changes["geometry"] = {"height": size, "width": size}
 
-        sheet = preview(chosen, home, runs / "preview.png", seed=seed, recipe=given)
-        if as_json:
-            emit_json({"preview": str(sheet)})
-        else:
-            out.print(f"what training sees: {sheet}", soft_wrap=True)
+    def recipe_of(those: list[TaskName], *, as_one: bool) -> "Recipe":
+        return change(given or (TOGETHER if as_one else RECIPES[those[0]]), changes)
+
+    if show:
+        _preview(chosen, home, runs, recipe_of(chosen, as_one=len(chosen) > 1), seed=seed, as_json=as_json)
         return
     trained: list[dict[str, object]] = []
-    for those in [chosen] if together else alone:
-        recipe = given or (TOGETHER if together else RECIPES[those[0]])
-        recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
-        size = f"{recipe.geometry.height} x {recipe.geometry.width}"
-        what = f"{recipe.network.family}, {recipe.steps} steps of {recipe.batch} slices at {size}"
-        err.print(f"training {', '.join(those)}: {what}", soft_wrap=True)
-        begun = time.monotonic()
-        # Lightning's progress goes to stdout, which is for the answer alone.
-        with redirect_stdout(sys.stderr):
+    alone: list[list[TaskName]] = [[task] for task in chosen]
+    with one_voice():
+        for those in [chosen] if together else alone:
+            recipe = recipe_of(those, as_one=together)
+            _announce(those, recipe, devices)
+            left_out: list[UsageError] = []
+            begun = time.monotonic()
             cards = train(
                 those,
                 home,
@@ -90,14 +96,41 @@ def train_verb(
                 start=start,
                 resume=resume,
                 devices=devices,
-                report=lambda error: warn(f"left out: {error}"),
+                report=partial(_leave_out, left_out),
             )
-        minutes = round((time.monotonic() - begun) / 60, 1)
-        for task, card in cards.items():
-            path = str(folder / task)
-            trained.append({"task": task, "path": path, "minutes": minutes, "validation": card.validation})
-    if _is_helper_process():
+            minutes = round((time.monotonic() - begun) / 60, 1)
+            rest = {"minutes": minutes, "pictures_left_out": len(left_out)}
+            for task, card in cards.items():
+                trained.append({"task": task, "path": str(folder / task), **rest, "validation": card.validation})
+    _answer(trained, as_json=as_json)
+
+
+def _announce(tasks: list[TaskName], recipe: "Recipe", devices: int) -> None:
+    if is_helper():
         return
+    sides = f"{recipe.geometry.height} x {recipe.geometry.width}"
+    shared = f", shared by {devices} processes" if devices > 1 else ""
+    what = f"{recipe.network.family}, {recipe.steps} steps of {recipe.batch} slices at {sides}{shared}"
+    err.print(f"training {', '.join(tasks)}: {what}", soft_wrap=True)
+
+
+def _preview(tasks: list[TaskName], data: Path, runs: Path, recipe: "Recipe", *, seed: int, as_json: bool) -> None:
+    from .preview import preview
+
+    sheet = preview(tasks, data, runs / "preview.png", seed=seed, recipe=recipe)
+    if as_json:
+        emit_json({"preview": str(sheet)})
+    else:
+        out.print(f"what training sees: {sheet}", soft_wrap=True)
+
+
+def _leave_out(left_out: list[UsageError], error: UsageError) -> None:
+    left_out.append(error)
+    if not is_helper():
+        warn(f"picture left out ({len(left_out)} so far): {error}")
+
+
+def _answer(trained: list[dict[str, object]], *, as_json: bool) -> None:
     if as_json:
         emit_json({"trained": trained})
         return
@@ -105,11 +138,7 @@ def train_verb(
     for row in trained:
         table.add_row(str(row["task"]), str(row["minutes"]), str(row["validation"]), str(row["path"]))
     out.print(table)
-
-
-def _is_helper_process() -> bool:
-    """Whether Lightning started this process for ``--devices``: the first one gives the answer."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    out.print("Research software, not a medical device.")
 
 
 def _tasks(given: list[str] | None) -> list[TaskName]:

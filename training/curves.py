@@ -1,24 +1,27 @@
 """The curves of a run, as CSV and for TensorBoard. A run that is resumed goes on writing where it was stopped.
 
-Lightning's own loggers begin a new file on every start, and TensorBoard's writer is a thread: on a full disk it dies, and
-the run waits for it for ever.
+Lightning's own loggers begin a new file on every start, and tensorboardX writes in a thread: on a full disk the thread
+dies, and the run waits for it for ever.
 """
 
 import csv
 import os
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 METRICS = "metrics.csv"
 STEP = "step"
+#: Protobuf makes their classes at run time.
+_EVENTS: Any = event_pb2
+_SUMMARIES: Any = summary_pb2
 
 
 class _FolderLogger(Logger):
@@ -31,6 +34,11 @@ class _FolderLogger(Logger):
     @property
     def version(self) -> str:
         return ""
+
+    @staticmethod
+    def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+        """What is worth a curve: a run is one epoch, so Lightning's count of them is not."""
+        return {name: float(value) for name, value in metrics.items() if name != "epoch"}
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the recipe stands in ``config.toml``."""
@@ -64,9 +72,7 @@ class CsvCurve(_FolderLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write one row; raises ``OSError`` where the disk is full."""
-        row = {**{name: float(value) for name, value in metrics.items()}, STEP: step}
-        if "epoch" in row:
-            row["epoch"] = int(row["epoch"])
+        row: dict[str, Any] = self.figures(metrics) | {STEP: step}
         self._rows.append(row)
         if new := row.keys() - set(self._columns):
             self._columns = sorted({*self._columns, *new})
@@ -101,33 +107,35 @@ class BoardCurve(_FolderLogger):
 
     def __init__(self, folder: Path, begin: int = 0) -> None:
         super().__init__()
-        self._folder, self._first = folder, begin
-        self._writer: EventsWriter | None = None
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}.coronanet"
+        self._begin = begin
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write one event; raises ``OSError`` where the disk is full."""
-        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+        figures = self.figures(metrics)
+        values = [_SUMMARIES.Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        records = _record(step=step, summary=_SUMMARIES.Summary(value=values))
+        if not self._path.exists():
+            start = _EVENTS.SessionLog(status=_EVENTS.SessionLog.START)
+            records = _record(file_version="brain.Event:2") + _record(step=self._begin, session_log=start) + records
         try:
-            writer = self._writer = self._writer or self._open()
-            writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-            writer.flush()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(records)
         except OSError as error:
-            raise _named(error, self._folder) from None
+            raise _named(error, self._path) from None
 
-    def _open(self) -> EventsWriter:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        writer = EventsWriter(str(self._folder / "events"))
-        start = SessionLog(status=SessionLog.START)
-        writer.write_event(Event(wall_time=time.time(), step=self._first, session_log=start))
-        return writer
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        del status
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+def _record(**event: Any) -> bytes:
+    """An event as a TFRecord: length, checksum, data, checksum (tensorflow.org/tutorials/load_data/tfrecord)."""
+    data = _EVENTS.Event(wall_time=time.time(), **event).SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _checksum(length), data, _checksum(data)))
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))
 
 
 def _named(error: OSError, path: Path) -> OSError:

@@ -40,8 +40,14 @@ def _labels(path: Path) -> NDArray[np.uint8]:
     return labels.astype(np.uint8)
 
 
-def _slice(path: Path, window: Window) -> NDArray[np.int16]:
-    return read_image(path, window).image[0]
+def _slice(path: Path, window: Window, *masks: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """A slice whose masks must have its size."""
+    image = read_image(path, window).image[0]
+    for mask in masks:
+        if mask.shape != image.shape:
+            (height, width), (rows, columns) = mask.shape, image.shape
+            raise UsageError(f"a mask of {path} is {height} x {width}, but the picture {rows} x {columns}")
+    return image
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -77,7 +83,7 @@ def medseg(folder: Path, report: Report | None = None) -> Iterator[Entry]:
 
     def read(path: Path) -> Entry:
         labels = _labels(root / "multiclass" / f"{path.stem}.png")
-        return path, Sample(_slice(path, LUNG_WINDOW), labels, "types", f"medseg-{path.stem}")
+        return path, Sample(_slice(path, LUNG_WINDOW, labels), labels, "types", f"medseg-{path.stem}")
 
     return _each(images, read, report)
 
@@ -94,7 +100,8 @@ def radiopaedia(folder: Path, report: Report | None = None) -> Iterator[Entry]:
         if not known:
             labels = (labels > 0).astype(np.uint8)
         supervision = "types" if known else "lesion"
-        return path, Sample(_slice(path, LUNG_WINDOW), labels, supervision, f"radiopaedia-{row['volume']}", lung)
+        image = _slice(path, LUNG_WINDOW, labels, lung)
+        return path, Sample(image, labels, supervision, f"radiopaedia-{row['volume']}", lung)
 
     return _each(_rows(root / "slices.csv"), read, report)
 
@@ -106,7 +113,7 @@ def plethora(folder: Path, report: Report | None = None) -> Iterator[Entry]:
     def read(row: dict[str, str]) -> Entry:
         path = root / "images" / f"{row['file']}.jpg"
         labels = (_labels(root / "effusion" / f"{row['file']}.png") > 127).astype(np.uint8)
-        return path, Sample(_slice(path, PLETHORA_WINDOW), labels, "effusion", f"plethora-{row['patient']}")
+        return path, Sample(_slice(path, PLETHORA_WINDOW, labels), labels, "effusion", f"plethora-{row['patient']}")
 
     return _each(_rows(root / "slices.csv"), read, report)
 
@@ -133,8 +140,8 @@ def load_split(tasks: Collection[TaskName], folder: Path, report: Report | None 
         report: told of every picture that cannot be read; a few such are left out.
 
     Raises:
-        UsageError: a data set is not in ``folder``, more than one picture in twenty cannot be read, or one cannot and
-            there is no ``report``.
+        UsageError: a data set is not in ``folder``, more than ``MOST_BROKEN`` of the pictures cannot be read, or one
+            cannot and there is no ``report``.
     """
     broken: list[UsageError] = []
 
@@ -154,8 +161,9 @@ def load_split(tasks: Collection[TaskName], folder: Path, report: Report | None 
             if sample.lung is not None:
                 digest.update(sample.lung.tobytes())
             (validation if is_held_back(sample) else train).append(sample)
-    if len(broken) > MOST_BROKEN * (len(train) + len(validation)):
-        raise UsageError(f"{len(broken)} pictures cannot be read, the last: {broken[-1]}")
+    pictures = len(broken) + len(train) + len(validation)
+    if len(broken) > MOST_BROKEN * pictures:
+        raise UsageError(f"{len(broken)} of {pictures} pictures cannot be read, the last: {broken[-1]}")
     return Split(tuple(train), tuple(validation), tuple(sources), digest.hexdigest())
 
 

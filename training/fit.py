@@ -1,5 +1,6 @@
 """The training loop: Lightning with bfloat16, channels-last, a cosine schedule and averaged weights."""
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,31 +8,27 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..model.card import Card
+from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from ..model.weights import take_weights
+from .averaging import Averaging
 from .checkpoints import AtomicCheckpoints, steps_done
+from .curves import BoardCurve, CsvCurve
 from .imagenet import take_imagenet
 from .learner import SCORE, Learner
+from .progress import Bar
 from .recipes import Recipe
 from .samples import Sample, Split
 from .views import Positions, Views
 
-#: A checkpoint every so many steps: what a killed run loses at most.
-STEPS_PER_EPOCH = 100
-EPOCHS_PER_VALIDATION = 5
+#: Points of the loss curve: every so many steps, and in a short run at least so many.
+STEPS_PER_POINT, FEWEST_POINTS = 20, 10
 #: What Lightning says of its own insides, or of choices that were made here on purpose.
 LIGHTNING_NOISE = (
     ".*isinstance.treespec, LeafSpec.*is deprecated",
@@ -56,18 +53,6 @@ class Fitted:
     is_first: bool
 
 
-class Bar(TQDMProgressBar):
-    """The progress bar, closed also where a run ends early: left open, its last line would be printed at exit."""
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        del trainer, pl_module, exception
-        # A failure before the first step comes before there is a bar.
-        if self._train_progress_bar is not None:
-            self._train_progress_bar.close()
-
-
 def fit(
     cards: Mapping[TaskName, Card],
     recipe: Recipe,
@@ -81,14 +66,27 @@ def fit(
     devices: int = 1,
     make_learner: LearnerFactory = Learner,
 ) -> Fitted:
-    """Train the networks of one task, or of several together; checkpoints and ``metrics.csv`` go to ``folder``.
+    """Train the networks of one task, or of several together.
+
+    ``last.ckpt``, ``metrics.csv`` and ``tensorboard/`` go to ``folder``.
 
     Args:
         start: weights to begin with instead of random ones, as far as they fit: a file, or a folder with one a task.
         resume: a checkpoint of this very run to go on from.
-        devices: processes that share every batch's work: one a GPU, or on the CPU through gloo.
+        devices: processes that share every batch: one a GPU, or on the CPU through gloo. Batch-norm statistics are
+            those of each process's share, and the first process's are kept.
         make_learner: builds what is trained, where it is not the usual ``Learner``.
+
+    Raises:
+        UsageError: the batch cannot be shared by ``devices``, or there are fewer GPUs; ``resume`` or ``start`` cannot
+            be read, or do not fit.
+        OSError: the disk is full; the last checkpoint stays what it was.
     """
+    on_gpu = torch.cuda.is_available()
+    _check_devices(devices, recipe.batch, torch.cuda.device_count() if on_gpu else devices)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        # Its advice and its account of the hardware; warnings stay.
+        logging.getLogger(name).setLevel(logging.WARNING)
     lightning.seed_everything(seed, workers=True, verbose=False)
     learner = make_learner(cards, recipe, split.validation, seed)
     if resume is None:
@@ -99,7 +97,6 @@ def fit(
                 take_imagenet(learner.network(task))
     done = 0 if resume is None else steps_done(resume)
     geometry = next(iter(cards.values())).geometry
-    on_gpu = torch.cuda.is_available()
     trainer = lightning.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=devices,
@@ -107,22 +104,23 @@ def fit(
         plugins=[AtomicCheckpoints()],
         precision="bf16-mixed",
         max_steps=recipe.steps,
-        val_check_interval=EPOCHS_PER_VALIDATION * STEPS_PER_EPOCH,
+        val_check_interval=recipe.validation_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=_callbacks(learner, folder),
-        logger=[CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="tensorboard")],
-        log_every_n_steps=min(20, STEPS_PER_EPOCH),
+        logger=[CsvCurve(folder, begin=done), BoardCurve(folder / "tensorboard", begin=done)],
+        log_every_n_steps=max(1, min(STEPS_PER_POINT, recipe.steps // FEWEST_POINTS)),
         enable_model_summary=False,
         default_root_dir=folder,
         use_distributed_sampler=False,
     )
     loader = DataLoader(
         Views(split.train, geometry, recipe, seed),
-        batch_size=recipe.batch,
+        batch_size=recipe.batch // devices,
         sampler=Positions(recipe.steps, recipe.batch, first=done, rank=trainer.global_rank, processes=devices),
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=on_gpu,
     )
     with warnings.catch_warnings():
         for message in LIGHTNING_NOISE:
@@ -136,16 +134,23 @@ def _callbacks(learner: Learner, folder: Path) -> list[Callback]:
     recipe = learner.recipe
     callbacks: list[Callback] = [
         # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
-        EMAWeightAveraging(decay=recipe.ema_decay, update_starting_at_step=recipe.steps // 4),
+        Averaging(decay=recipe.ema_decay, begin=recipe.steps // 4),
         ModelCheckpoint(
             folder,
             filename="last",
-            every_n_train_steps=STEPS_PER_EPOCH,
+            every_n_train_steps=recipe.checkpoint_steps,
             enable_version_counter=False,
             save_weights_only=False,
         ),
-        Bar(refresh_rate=10),
+        Bar(),
     ]
     if recipe.patience is not None:
         callbacks.append(EarlyStopping(SCORE, patience=recipe.patience, mode="max"))
     return callbacks
+
+
+def _check_devices(devices: int, batch: int, available: int) -> None:
+    if devices > available:
+        raise UsageError(f"{devices} processes need a GPU each, and there are {available}: pass --devices {available}")
+    if batch % devices:
+        raise UsageError(f"{devices} processes cannot share batches of {batch}: expected a multiple of {devices}")

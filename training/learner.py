@@ -33,7 +33,8 @@ def build_together(cards: Mapping[TaskName, Card]) -> nn.ModuleDict:
     networks = {task: build(card) for task, card in cards.items()}
     if len(networks) > 1:
         first, *others = networks.values()
-        if len({card.network.model_dump_json() for card in cards.values()}) > 1 or not hasattr(first, "features"):
+        are_alike = len({card.network.model_dump_json() for card in cards.values()}) == 1
+        if not (are_alike and hasattr(first, "features") and all(card.spec.is_segmentation for card in cards.values())):
             raise UsageError("tasks that train together need one segmentation family with the same parameters")
         for other in others:
             for name, module in first.named_children():
@@ -71,7 +72,7 @@ class Learner(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         del batch, batch_idx
         # Dropout draws from the step's own seed: a run that was stopped goes on as if it had not been.
-        torch.manual_seed(self._seed * 1_000_003 + self.global_step)
+        torch.manual_seed(self._seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         image = batch[0]
@@ -111,12 +112,14 @@ class Learner(lightning.LightningModule):
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Scores of the averaged weights; the one batch is a placeholder, the slices are the learner's own."""
         del batch
-        scores = self.validate()
+        # The first process scores and tells the others, for whom early stopping must decide the same.
+        scores = self.trainer.strategy.broadcast(self.validate() if self.global_rank == 0 else {})
         # What early stopping watches: the mean of all scores, each in 0..1.
-        self.log(SCORE, fmean(value for own in scores.values() for value in own.values()), batch_size=1)
+        self.log(SCORE, fmean(value for own in scores.values() for value in own.values()), batch_size=1, sync_dist=True)
         for task, own in scores.items():
             prefix = f"{task}/" if len(self.cards) > 1 else ""
-            self.log_dict({f"{prefix}{name}": value for name, value in own.items()}, prog_bar=True, batch_size=1)
+            named = {f"{prefix}{name}": value for name, value in own.items()}
+            self.log_dict(named, prog_bar=True, batch_size=1, sync_dist=True)
 
     def validate(self) -> dict[TaskName, dict[str, float]]:
         """Every task's scores on the slices held back."""

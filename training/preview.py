@@ -18,7 +18,7 @@ from .augment import View, augment
 from .datasets import load_split
 from .recipes import RECIPES, TOGETHER, Recipe
 from .samples import UNKNOWN, Sample, Supervision
-from .train import make_card
+from .train import card_for
 
 #: The first column is the untouched slice, the others are random views of it.
 COLUMNS = 8
@@ -63,7 +63,7 @@ def preview(
         raise UsageError(f"the preview is a PNG: expected a file name that ends in .png, got {path.name}")
     recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
     split = load_split(tasks, data)
-    card = make_card(tasks[0], recipe.network, split, {}, recipe.geometry)
+    card = card_for(tasks[0], recipe, split, {})
     rng = np.random.default_rng(seed)
     chosen = choose_rows(split.train, rows, rng)
     grid = np.vstack([_row(sample, card, recipe, rng, tasks) for sample in chosen])

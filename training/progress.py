@@ -30,13 +30,21 @@ class Bar(ProgressBar):
             console=err,
             auto_refresh=False,
             speed_estimate_period=SPEED_SECONDS,
-            transient=not err.is_terminal,
+            disable=not err.is_terminal,
         )
         self._task = self._progress.add_task("", visible=False, total=None)
+        self._is_shown = True
+
+    def disable(self) -> None:
+        """Called by Lightning in every process but the first."""
+        self._is_shown = False
+
+    def enable(self) -> None:
+        self._is_shown = True
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
-        if trainer.is_global_zero:
+        if self._is_shown:
             self._progress.start()
             self._progress.reset(self._task, total=trainer.max_steps, completed=trainer.global_step, visible=True)
 
@@ -48,14 +56,15 @@ class Bar(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not trainer.is_global_zero:
+        del outputs, batch, batch_idx
+        if not self._is_shown:
             return
         shown = _figures(self.get_metrics(trainer, pl_module))
         self._progress.update(self._task, completed=trainer.global_step, description=f"training {shown}", refresh=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
-        if not trainer.is_global_zero:
+        if not self._is_shown:
             return
         left = self._progress.tasks[0].time_remaining
         time_left = f", {left / 60:.0f} min left" if left is not None else ""

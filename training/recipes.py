@@ -1,14 +1,21 @@
 """How each task is trained: network, view, length. The plan is written beside the weights."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from ..model.card import Geometry, Network, Normalisation, Window
 from ..model.tasks import TaskName
 from .augment import Augmentation
 
-GEOMETRY = Geometry(height=320, width=320)
+GEOMETRY = Geometry(height=384, width=384)
 WINDOW = Window(low_hu=-1350.0, high_hu=150.0)
 NORMALISATION = Normalisation(mean=0.5, std=0.3)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -17,26 +24,37 @@ class Recipe:
 
     Attributes:
         network: what is trained.
-        geometry: the size in pixels that it works at.
         augmentation: how the slices are bent.
+        geometry: the size in pixels that it works at.
+        window, normalisation: what becomes of the Hounsfield units.
+        steps: of the optimizer; the learning rate rises over the first tenth and falls to nothing at the last.
+        batch: slices a step, of all processes together.
+        learning_rate: its highest.
+        ema_decay: share of the averaged weights that each step keeps, after the first quarter of the steps.
         minimum_lesion: share of a view that must be lesion for the view to count as infected (classification).
         lesion_free_share: how often a lesion-free slice is drawn, in 0..1.
         imagenet: whether the encoder begins with ImageNet weights.
+        checkpoint_steps: steps between two checkpoints: what a killed run loses at most.
+        validation_steps: steps between two looks at the slices held back.
         patience: validations without a better score after which the run ends early; None: never.
     """
 
     network: Network
     augmentation: Augmentation = field(default_factory=Augmentation)
     geometry: Geometry = GEOMETRY
-    steps: int = 1500
-    batch: int = 12
-    learning_rate: float = 1e-3
-    weight_decay: float = 5e-4
-    ema_decay: float = 0.99
-    minimum_lesion: float = 4e-4
-    lesion_free_share: float = 0.2
+    window: Window = WINDOW
+    normalisation: Normalisation = NORMALISATION
+    steps: Annotated[int, Field(ge=20)] = 1500
+    batch: Count = 12
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    minimum_lesion: Share = 4e-4
+    lesion_free_share: Share = 0.2
     imagenet: bool = False
-    patience: int | None = None
+    checkpoint_steps: Count = 100
+    validation_steps: Count = 500
+    patience: Count | None = None
 
 
 SEGMENTER = Network(family="efficientnet_lite", parameters={"decoder": 32, "dropout": 0.1})

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.bundle import publish
-from ..model.card import Card, Geometry, Network, TrainingData
+from ..model.card import Card, Geometry, Network, Normalisation, TrainingData, Window
+from ..model.errors import UsageError
 from ..model.tasks import TASKS, TaskName
 from ..model.weights import save_weights
-from .config import write_config
+from .config import CONFIG, differences, read_config, write_config
 from .datasets import Report, load_split
 from .fit import fit
 from .recipes import GEOMETRY, NORMALISATION, RECIPES, TOGETHER, WINDOW, Recipe
@@ -38,7 +39,8 @@ def train(
 ) -> dict[TaskName, Card]:
     """Train the network of a task and publish ``out/<task>/``: its card, weights and ``config.toml``.
 
-    Several tasks train together: one network with a head each, published as one network a task.
+    Several tasks train together: one network with a head each, published as one network a task. The run's own recipe,
+    checkpoint and curves are in ``runs/<task>/``, or ``runs/together/``.
 
     Args:
         start: weights to begin with, as far as they fit, instead of the recipe's own beginning: a file, or a folder
@@ -48,15 +50,18 @@ def train(
         resume: whether to go on from the last checkpoint in ``runs``, where there is one.
 
     Raises:
-        UsageError: the data sets of the tasks are not in ``data``, or ``start`` does not fit the network.
+        UsageError: the data sets of the tasks are not in ``data``, ``start`` does not fit the network, or the run to
+            resume was begun with another recipe.
+        OSError: the disk is full; the last checkpoint stays, and nothing is published.
     """
     recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
     split = load_split(tasks, data, report)
-    cards: dict[TaskName, Card] = {task: make_card(task, recipe.network, split, {}, recipe.geometry) for task in tasks}
+    cards: dict[TaskName, Card] = {task: card_for(task, recipe, split, {}) for task in tasks}
     folder = runs / (tasks[0] if len(tasks) == 1 else "together")
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     resumed = last if resume and last.is_file() else None
+    _keep_recipe(recipe, folder / CONFIG, resumed)
     fitted = fit(
         cards,
         recipe,
@@ -72,24 +77,61 @@ def train(
         return cards
     for task in tasks:
         scores = {name: round(value, 4) for name, value in fitted.validation[task].items()}
-        cards[task] = make_card(task, recipe.network, split, scores, recipe.geometry)
-        with publish(out / task) as work:
-            save_weights(fitted.networks[task], work / "weights.safetensors")
-            (work / "card.json").write_text(cards[task].to_json(), encoding="utf-8")
-            write_config(recipe, work / "config.toml")
+        cards[task] = card_for(task, recipe, split, scores)
+        try:
+            with publish(out / task) as work:
+                save_weights(fitted.networks[task], work / "weights.safetensors")
+                (work / "card.json").write_text(cards[task].to_json(), encoding="utf-8")
+                write_config(recipe, work / CONFIG)
+        except OSError as error:
+            reason = f"{error.strerror or error}: nothing was published there; make room and go on with --resume"
+            raise OSError(error.errno, reason, str(out / task)) from None
     return cards
 
 
+def _keep_recipe(recipe: Recipe, path: Path, resumed: Path | None) -> None:
+    """Write a run's recipe into its folder; a run that goes on must have the recipe that it was begun with."""
+    if resumed is not None and path.is_file():
+        if changed := differences(read_config(path), recipe):
+            raise UsageError(
+                f"{resumed} was begun with another recipe ({changed}): pass --config {path}, or begin anew without "
+                "--resume"
+            )
+        return
+    write_config(recipe, path)
+
+
+def card_for(task: TaskName, recipe: Recipe, split: Split, validation: dict[str, float]) -> Card:
+    """The card of a network that ``split`` taught by ``recipe``."""
+    return make_card(
+        task,
+        recipe.network,
+        split,
+        validation,
+        recipe.geometry,
+        window=recipe.window,
+        normalisation=recipe.normalisation,
+    )
+
+
 def make_card(
-    task: TaskName, network: Network, split: Split, validation: dict[str, float], geometry: Geometry = GEOMETRY
+    task: TaskName,
+    network: Network,
+    split: Split,
+    validation: dict[str, float],
+    geometry: Geometry = GEOMETRY,
+    *,
+    window: Window = WINDOW,
+    normalisation: Normalisation = NORMALISATION,
 ) -> Card:
+    """The card of a network that ``split`` taught."""
     return Card(
         task=task,
         network=network,
         labels=TASKS[task].labels,
         geometry=geometry,
-        window=WINDOW,
-        normalisation=NORMALISATION,
+        window=window,
+        normalisation=normalisation,
         threshold=None if TASKS[task].channels > 1 else 0.5,
         tolerance=TOLERANCE,
         training_data=TrainingData(sources=split.sources, slices=len(split.train), sha256=split.sha256),

@@ -29,8 +29,9 @@ from ..model.networks import build
 from ..model.pixels import DecideProbability, Preprocess
 from ..model.tasks import TASKS
 from ..model.weights import save_weights, take_weights
-from .fit import LIGHTNING_NOISE, Bar
+from .fit import LIGHTNING_NOISE
 from .imagenet import take_imagenet
+from .progress import Bar
 from .recipes import NORMALISATION, WINDOW
 from .ucsd import SIDE, Part, ucsd_images
 from .views import Positions
@@ -235,7 +236,7 @@ def _fit(
         val_check_interval=min(STEPS_PER_EPOCH, steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[EMAWeightAveraging(decay=0.99, update_starting_at_step=steps // 10), best, Bar(refresh_rate=10)],
+        callbacks=[EMAWeightAveraging(decay=0.99, update_starting_at_step=steps // 10), best, Bar()],
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=min(10, STEPS_PER_EPOCH),
         enable_model_summary=False,

@@ -49,16 +49,19 @@ class Positions(Sampler[int]):
     """The positions of a run, step after step; every process takes its share, and a stopped run goes on at ``first``.
 
     The length is that of the whole run: the loop counts the steps before ``first`` as done.
+
+    Args:
+        batch: positions a step, of all processes together, and a multiple of ``processes``.
     """
 
     def __init__(self, steps: int, batch: int, *, first: int = 0, rank: int = 0, processes: int = 1) -> None:
         self._steps, self._batch, self._first = steps, batch, first
-        self._rank, self._processes = rank, processes
+        self._share, self._rank = batch // processes, rank
 
     def __len__(self) -> int:
-        return self._steps * self._batch
+        return self._steps * self._share
 
     def __iter__(self) -> Iterator[int]:
         for step in range(self._first, self._steps):
-            begin = (step * self._processes + self._rank) * self._batch
-            yield from range(begin, begin + self._batch)
+            begin = step * self._batch + self._rank * self._share
+            yield from range(begin, begin + self._share)

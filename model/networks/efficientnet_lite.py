@@ -107,7 +107,8 @@ class LiteUNet(nn.Module):
             return self.head(self.features(pixels))
         quarters = range(0, 4, 4 // self.turns)
         views = torch.cat([torch.rot90(pixels, quarter, (2, 3)) for quarter in quarters])
-        answers = self.head(self.features(views)).chunk(self.turns)
+        # Not ``chunk``, which torch cannot export for a batch of any size.
+        answers = self.head(self.features(views)).unflatten(0, (self.turns, -1))
         back = [torch.rot90(answer, -quarter, (2, 3)) for quarter, answer in zip(quarters, answers, strict=True)]
         return torch.stack(back).mean(0)
 

@@ -89,6 +89,16 @@ def test_a_classifier_gives_one_logit_a_slice(family: str, parameters: dict[str,
         assert network(torch.zeros(3, 1, 64, 96)).shape == (3, 1)
 
 
+def test_four_turns_make_a_network_that_turns_with_its_input() -> None:
+    torch.manual_seed(0)
+    network = build(card_with("multiclass_segmentation", "efficientnet_lite", decoder=8, turns=4)).eval()
+    pixels = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        upright, turned = network(pixels), network(torch.rot90(pixels, 1, (2, 3)))
+    assert upright.std() > 1e-3
+    torch.testing.assert_close(turned, torch.rot90(upright, 1, (2, 3)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["resnet18", "resnet50"])
 def test_a_pyramid_fuses_a_resnets_four_scales(variant: str) -> None:
     network = build(card_with("classification", "fpn", variant=variant, width=0.25, filters=8)).eval()

@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 from coronanet.export.shipped import PRETRAINED
-from coronanet.model.card import Card
+from coronanet.model.card import Card, Network
+from coronanet.model.errors import UsageError
 from coronanet.model.networks import build
 from coronanet.model.tasks import TASK_NAMES, TaskName
-from coronanet.model.weights import load_network, save_weights
+from coronanet.model.weights import load_network, save_weights, take_weights
 from safetensors.torch import load_file
 
 MEGABYTE = 1e6
 
 
-def test_the_weights_that_ship_are_at_most_12_megabytes_together() -> None:
-    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.safetensors")) <= 12 * MEGABYTE
+def test_the_weights_that_ship_are_at_most_32_megabytes_together() -> None:
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.safetensors")) <= 32 * MEGABYTE
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
@@ -47,3 +48,37 @@ def test_what_is_loaded_is_what_was_saved_rounded_once(tmp_path: Path) -> None:
     again = load_network(card, tmp_path / "again.safetensors")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, again.state_dict()[name], rtol=0, atol=0)
+
+
+def unet(task: TaskName, features: int) -> torch.nn.Module:
+    card = Card.load(PRETRAINED / task / "card.json")
+    return build(card.model_copy(update={"network": Network(family="unet", parameters={"features": features})}))
+
+
+def test_a_network_takes_what_fits_from_another_and_keeps_the_rest(tmp_path: Path) -> None:
+    given, own = unet("binary_segmentation", 2), unet("multiclass_segmentation", 2)
+    save_weights(given, tmp_path / "weights.safetensors")
+    head = own.get_parameter("head.weight").detach().clone()
+    assert take_weights(own, tmp_path / "weights.safetensors") == len(own.state_dict()) - 2
+    assert torch.equal(own.get_parameter("head.weight"), head)
+    for name, value in given.state_dict().items():
+        if not name.startswith("head."):
+            torch.testing.assert_close(own.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_weights(unet("binary_segmentation", 4), tmp_path / "weights.safetensors")
+    network = unet("binary_segmentation", 2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(UsageError, match="expected weights of the same family"):
+        take_weights(network, tmp_path / "weights.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    network = unet("binary_segmentation", 2)
+    with pytest.raises(UsageError, match=r"no weights at .*none\.safetensors"):
+        take_weights(network, tmp_path / "none.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"broken\.safetensors is not a safetensors file"):
+        take_weights(network, tmp_path / "broken.safetensors")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 SIZE = (96, 96)
 LUNG_HU, LESION_HU, TISSUE_HU = -900, -400, 100
 #: The geometry of training, with the intensities left alone.
-BEND = Augmentation(contrast=0.0, shift_hu=0.0, gamma=0.0, noise_hu=0.0, cloth=0.0)
+BEND = Augmentation(contrast=0.0, shift_hu=0.0, gamma=0.0, noise_hu=0.0, surroundings=0.0)
 #: Nothing but quarter turns and flips.
 STILL = dataclasses.replace(
     BEND,
@@ -92,6 +92,18 @@ def test_the_same_draw_gives_the_same_view(seed: int) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_another_draw_gives_another_view() -> None:
+    one, other = (augment(thorax(), SIZE, Augmentation(), np.random.default_rng(seed)) for seed in (0, 1))
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_outside_the_slice_is_air_without_labels() -> None:
+    wide = dataclasses.replace(STILL, smallest_view=3.0, largest_view=3.0)
+    view = augment(dataclasses.replace(thorax(), lung=None), SIZE, wide, np.random.default_rng(0))
+    assert np.mean(view.image == AIR_HU) > 0.5
+    assert view.labels[view.image == AIR_HU].max() == 0
+
+
 def test_slices_without_lungs_say_so() -> None:
     unlabelled = dataclasses.replace(thorax(), lung=None)
     assert (augment(unlabelled, SIZE, Augmentation(), np.random.default_rng(0)).lung == UNKNOWN).all()
@@ -142,7 +154,7 @@ def test_crops_follow_the_lungs_where_they_are_known() -> None:
     assert float((view.lung == 1).mean()) == pytest.approx(math.pi / 4, abs=0.03)
 
 
-def test_cloth_lies_around_the_body_and_never_on_it() -> None:
+def test_surroundings_are_drawn_around_the_body_and_never_on_it() -> None:
     body = thorax()
     assert body.lung is not None
     image = np.pad(body.image, 40)
@@ -156,8 +168,8 @@ def test_cloth_lies_around_the_body_and_never_on_it() -> None:
     for seed in range(20):
         with geometry_alone():
             bare, clad, around = (
-                augment(one, SIZE, dataclasses.replace(BEND, cloth=cloth), np.random.default_rng(seed))
-                for one, cloth in ((sample, 0.0), (sample, 1.0), (told, 0.0))
+                augment(one, SIZE, dataclasses.replace(BEND, surroundings=share), np.random.default_rng(seed))
+                for one, share in ((sample, 0.0), (sample, 1.0), (told, 0.0))
             )
         np.testing.assert_array_equal(clad.labels, bare.labels)
         np.testing.assert_array_equal(clad.lung, bare.lung)

@@ -51,7 +51,7 @@ NETWORKS = [
     *networks("multiclass_segmentation", "unet", {"features": 4}),
     *networks("binary_segmentation", "fcn", {"features": 4}),
     *networks("binary_segmentation", "unetplusplus", {"features": 4}),
-    *networks("multiclass_segmentation", "efficientnet_lite", {"decoder": 8}),
+    *networks("multiclass_segmentation", "efficientnet_lite", {"decoder": 8, "turns": 4}),
 ]
 
 

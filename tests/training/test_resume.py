@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coronanet.cli import main
 from coronanet.model.errors import UsageError
 from coronanet.training.checkpoints import AtomicCheckpoints, steps_done
 
@@ -18,6 +20,8 @@ CONFIG = """
 steps = 40
 batch = 2
 ema_decay = 0.9
+checkpoint_steps = 8
+validation_steps = 12
 
 [network]
 family = "unet"
@@ -27,49 +31,133 @@ parameters = { features = 2, dropout = 0.2 }
 height = 64
 width = 64
 """
-#: The verb in a process of its own, with epochs of eight steps, so that a test need not train for long.
-PROGRAM = "from coronanet.training import fit; fit.STEPS_PER_EPOCH = 8; from coronanet.cli import main; main()"
+TASK = "lung_segmentation"
 
 
-def start(data: Path, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+def arguments(data: Path, folder: Path, *options: str) -> list[str]:
     config = folder / "recipe.toml"
     folder.mkdir(exist_ok=True)
     config.write_text(CONFIG)
-    given = ["lung_segmentation", "--data", data, "--out", folder / "out", "--runs", folder / "runs", "--workers", "0"]
-    command = [sys.executable, "-c", PROGRAM, "train", *map(str, given), "--config", str(config), "--seed", "3"]
+    given = ["--data", data, "--out", folder / "out", "--runs", folder / "runs", "--config", config]
+    return ["train", TASK, *map(str, given), "--workers", "0", "--seed", "3", *options]
+
+
+def start(data: Path, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "coronanet", *arguments(data, folder, *options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
-def losses(folder: Path) -> dict[int, float]:
-    with (folder / "runs" / "lung_segmentation" / "metrics.csv").open(newline="") as file:
-        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / "runs" / TASK / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "out" / "lung_segmentation" / "weights.safetensors").read_bytes()
+    return (folder / "out" / TASK / "weights.safetensors").read_bytes()
 
 
-def test_a_killed_run_goes_on_to_the_same_curve_and_weights(synthetic_data: Path, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    _, said = start(synthetic_data, whole).communicate(timeout=180)
-    assert weights(whole), said.decode()
+def last(folder: Path) -> Path:
+    return folder / "runs" / TASK / "last.ckpt"
 
-    running = start(synthetic_data, stopped)
-    last = stopped / "runs" / "lung_segmentation" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and running.poll() is None and time.monotonic() < deadline:
+
+def run(capsys: pytest.CaptureFixture[str], given: list[str]) -> tuple[int, str]:
+    """The verb in this process: its exit code and what it says on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(given)
+    return int(stopped.value.code or 0), capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def killed(synthetic_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed with some checkpoints behind it."""
+    folder = tmp_path_factory.mktemp("killed")
+    running = start(synthetic_data, folder)
+    deadline = time.monotonic() + 200
+    while running.poll() is None and time.monotonic() < deadline:
+        if last(folder).exists() and steps_done(last(folder)) >= 16:
+            break
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
-    running.communicate()
-    assert 0 < steps_done(last) < 40, "the run ended before it was killed"
-    assert not (stopped / "out" / "lung_segmentation").exists()
+    _, said = running.communicate()
+    assert 0 < steps_done(last(folder)) < 40, f"the run ended before it was killed: {said.decode()}"
+    assert not (folder / "out").exists()
+    return folder
 
-    _, said = start(synthetic_data, stopped, "--resume").communicate(timeout=180)
-    assert weights(stopped) == weights(whole), said.decode()
-    again = losses(stopped)
-    assert again.items() <= losses(whole).items()
-    assert max(again) == 39
+
+def test_a_killed_run_goes_on_to_the_same_curve_and_weights(synthetic_data: Path, killed: Path, tmp_path: Path) -> None:
+    _, said = start(synthetic_data, tmp_path / "whole").communicate(timeout=250)
+    assert weights(tmp_path / "whole"), said.decode()
+    _, said = start(synthetic_data, killed, "--resume").communicate(timeout=250)
+    assert weights(killed) == weights(tmp_path / "whole"), said.decode()
+    assert curve(killed) == curve(tmp_path / "whole")
+    assert [int(row["step"]) for row in curve(killed) if row["loss"]] == list(range(3, 40, 4))
+    assert [int(row["step"]) for row in curve(killed) if row["score"]] == [11, 23, 35]
+
+
+def test_a_run_does_not_go_on_with_another_recipe(
+    synthetic_data: Path, killed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(capsys, arguments(synthetic_data, killed, "--resume", "--steps", "60"))
+    assert code == 2
+    assert "begun with another recipe (steps 40, now 60)" in said
+    assert f"pass --config {killed / 'runs' / TASK / 'config.toml'}" in " ".join(said.split())
+
+
+def test_a_run_whose_checkpoint_is_cut_off_does_not_go_on(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last(tmp_path).parent.mkdir(parents=True)
+    AtomicCheckpoints().save_checkpoint({"global_step": 7, "weights": torch.zeros(1000)}, last(tmp_path))
+    last(tmp_path).write_bytes(last(tmp_path).read_bytes()[:2000])
+    code, said = run(capsys, arguments(synthetic_data, tmp_path, "--resume"))
+    assert code == 2
+    assert "last.ckpt is not a whole checkpoint (2000 bytes): delete it, and the run begins anew" in said
+    assert "Traceback" not in said
+
+
+def test_a_disk_that_fills_up_is_named_and_the_last_checkpoint_stays(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, written = os.fsync, [0]
+
+    def full(file: int) -> None:
+        written[0] += os.readlink(f"/proc/self/fd/{file}") == str(last(tmp_path).with_suffix(".part"))
+        if written[0] > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, said = run(capsys, [*arguments(synthetic_data, tmp_path), "--json"])
+    assert code == 2
+    assert f"{last(tmp_path)}: No space left on device while a checkpoint was written" in " ".join(said.split())
+    assert "Traceback" not in said
+    assert steps_done(last(tmp_path)) == 16
+    assert not list(last(tmp_path).parent.glob("*.part"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_at_the_end_publishes_nothing(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of weights is larger than this process may write: a real failure in the middle of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(network: torch.nn.Module, path: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            really(network, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    from coronanet.training import train
+
+    really = train.save_weights
+    monkeypatch.setattr(train, "save_weights", save)
+    code, said = run(capsys, arguments(synthetic_data, tmp_path, "--steps", "20"))
+    assert code == 2
+    assert "File too large: nothing was published there; make room and go on with --resume" in " ".join(said.split())
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,7 @@ OPTIONS = ["--steps", "6", "--batch", "2", "--size", "32", "--features", "2", "-
 
 @pytest.fixture(autouse=True)
 def small_and_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs of two steps, and the synthetic volumes alone."""
-    monkeypatch.setattr(fit, "STEPS_PER_EPOCH", 2)
+    """The synthetic volumes alone."""
     for task in ("binary_segmentation", "multiclass_segmentation"):
         monkeypatch.setitem(datasets.SOURCES, task, (("Radiopaedia", datasets.radiopaedia),))
 

@@ -67,20 +67,17 @@ def classifier(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) 
     recipe = dataclasses.replace(
         weak.CLASSIFIER, augmentation=STILL, steps=60, learning_rate=2e-3, imagenet=False, ema_decay=0.9
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "STEPS_PER_EPOCH", 20)
-        folder = tmp_path_factory.mktemp("classifier")
-        fitted = fit.fit(
-            {"classification": card},
-            recipe,
-            split,
-            folder,
-            seed=0,
-            workers=0,
-            start=None,
-            resume=None,
-            make_learner=MapLearner,
-        )
+    fitted = fit.fit(
+        {"classification": card},
+        recipe,
+        split,
+        tmp_path_factory.mktemp("classifier"),
+        seed=0,
+        workers=0,
+        start=None,
+        resume=None,
+        make_learner=MapLearner,
+    )
     network = fitted.networks["classification"]
     assert isinstance(network, MapClassifier)
     return network, card
@@ -88,8 +85,7 @@ def classifier(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(autouse=True)
 def small_and_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short epochs, and the synthetic volumes alone."""
-    monkeypatch.setattr(fit, "STEPS_PER_EPOCH", 2)
+    """The synthetic volumes alone."""
     monkeypatch.setitem(datasets.SOURCES, "binary_segmentation", (("Radiopaedia", datasets.radiopaedia),))
 
 
