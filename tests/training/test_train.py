@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from coronanet.cli import main
 from coronanet.model.card import Card, Geometry, Network, Normalisation, Window
 from coronanet.model.weights import load_network
 from coronanet.training import datasets
+from coronanet.training.checkpoints import steps_done
 from coronanet.training.config import read_config, write_config
+from coronanet.training.learner import Learner
 from coronanet.training.recipes import RECIPES, SEGMENTATIONS, Recipe
 from coronanet.training.train import train
 from safetensors.torch import load_file
@@ -190,11 +194,31 @@ def test_an_option_that_does_not_fit_is_named(
     assert named in told["error"]
 
 
+def test_a_run_that_is_interrupted_publishes_nothing_and_says_how_to_go_on(
+    synthetic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Learner, *_: object) -> None:
+        if self.global_step == 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "on_train_batch_end", interrupt)
+    monkeypatch.setitem(RECIPES, "lung_segmentation", TINY)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "lung_segmentation", *where(synthetic_data, tmp_path)])
+    finally:
+        # Lightning ignores a second Ctrl-C from then on.
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 130
+    assert "stopped: --resume goes on from the last checkpoint" in capsys.readouterr().err
+    assert steps_done(tmp_path / "runs" / "lung_segmentation" / "last.ckpt") == 10
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_picture_is_said_and_left_out(
     synthetic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     shutil.copytree(synthetic_data, tmp_path / "data")
     path = tmp_path / "data" / "radiopaedia9_medseg2" / "images" / "r9_z002.jpg"
     path.write_bytes(path.read_bytes()[:300])
