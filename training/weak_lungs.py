@@ -80,7 +80,7 @@ def find_lungs(image: NDArray[np.int16]) -> Lungs:
     density = (cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.6 / scale) - healthy) / max(tissue - healthy, 1.0)
     field = cv2.resize(field, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
     dense = (field & (density > DENSE) & (density < SOLID)).astype(np.uint8)
-    opened = cv2.morphologyEx(dense, cv2.MORPH_OPEN, _disc(OPENING * max(height, width)))
+    opened = cv2.morphologyEx(dense, cv2.MORPH_OPEN, disc(OPENING * max(height, width)))
     return Lungs(field, opened.astype(bool), healthy)
 
 
@@ -110,7 +110,7 @@ def _lung_air(dark: Mask) -> list[Mask]:
 
 def _body(bright: Mask) -> Mask:
     """The patient, lungs included: the largest bright region, filled; an opening parts it from the table."""
-    opened = cv2.morphologyEx(bright.astype(np.uint8), cv2.MORPH_OPEN, _disc(2))
+    opened = cv2.morphologyEx(bright.astype(np.uint8), cv2.MORPH_OPEN, disc(2))
     outlines, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     body = np.zeros(bright.shape, np.uint8)
     if outlines:
@@ -120,10 +120,10 @@ def _body(bright: Mask) -> Mask:
 
 def _close(mask: Mask) -> Mask:
     room = SIDE // 4
-    closed = cv2.morphologyEx(np.pad(mask, room).astype(np.uint8), cv2.MORPH_CLOSE, _disc(CLOSING * SIDE))
+    closed = cv2.morphologyEx(np.pad(mask, room).astype(np.uint8), cv2.MORPH_CLOSE, disc(CLOSING * SIDE))
     return closed[room:-room, room:-room].astype(bool)
 
 
-def _disc(radius: float) -> NDArray[np.uint8]:
+def disc(radius: float) -> NDArray[np.uint8]:
     side = 2 * max(1, round(radius)) + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)).astype(np.uint8)

@@ -1,9 +1,9 @@
 """A classifier whose last step is global average pooling, and the class maps that it leaves.
 
 Zhou et al. 2016, arXiv:1512.04150: where the logit is the mean of a map, the map says where the class was seen. The
-1 x 1 convolution comes before the mean here, which is the same sum in another order. The features are those at 1/8 of
-the resolution, each of which sees 67 pixels: deeper ones see more than the view and light up beside what they found,
-while local evidence is enough to tell a texture (Brendel and Bethge 2019, arXiv:1904.00760).
+1 x 1 convolution comes before the mean here, which is the same sum in another order. The features are those at 1/16 of
+the resolution, and the mean is over the dense tissue of the lungs: lesion or vessel is the question, and over the whole
+picture a small lesion would hardly move it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,20 @@ from torch import Tensor, nn
 
 from ..console import err
 from ..model.card import Card, Geometry
+from ..model.metrics import auc
 from ..model.networks.efficientnet_lite import TAPS, Encoder
 from ..model.pixels import Preprocess
 from ..model.tasks import TaskName
-from .learner import Learner
+from .learner import Batch, Learner
 from .recipes import Recipe
 from .samples import Sample
 from .weak_lungs import Mask
-from .weak_slices import Slice
+from .weak_slices import DENSE, Slice
 
 #: The stage of the encoder that the maps are read from, and the filters between it and the map.
-STAGE, WIDTH = 2, 128
+STAGE, WIDTH = 4, 128
+#: How much lung without dense tissue counts in the mean: little dense tissue speaks less loudly than much.
+REST = 0.1
 #: A slice is read at these multiples of the card's size, each also mirrored, and the maps are averaged. The first one
 #: says how probable an infection is.
 SCALES = (1.0, 1.5)
@@ -38,7 +41,10 @@ MARGIN = 0.05
 
 
 class MapClassifier(nn.Module):
-    """``pixels`` ``[N, 1, h, w]`` to ``logits`` ``[N, 1]``, the mean of ``maps`` ``[N, 1, h / 8, w / 8]``."""
+    """``pixels`` ``[N, 1, h, w]`` and ``tissue`` ``[N, h, w]`` (see ``Slice``) to ``logits`` ``[N]``.
+
+    The logit is the mean of ``maps`` ``[N, 1, h / 16, w / 16]`` over dense tissue, and a bias.
+    """
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -51,8 +57,15 @@ class MapClassifier(nn.Module):
             nn.Conv2d(WIDTH, 1, 1),
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.maps(pixels).mean(dim=(2, 3))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, pixels: Tensor, tissue: Tensor) -> Tensor:
+        maps = self.maps(pixels).float()
+        dense, lungs = (
+            F.adaptive_avg_pool2d(chosen.float()[:, None], maps.shape[-2:]) for chosen in (tissue == DENSE, tissue > 0)
+        )
+        weight = dense.sum(dim=(1, 2, 3)) + REST * lungs.sum(dim=(1, 2, 3))
+        return (maps * dense).sum(dim=(1, 2, 3)) / weight.clamp_min(1e-3) + self.bias
 
     def maps(self, pixels: Tensor) -> Tensor:
         """What every place adds to the logit."""
@@ -71,6 +84,44 @@ class MapLearner(Learner):
         super().__init__(cards, recipe, validation, seed)
         dropout = float(recipe.network.parameters.get("dropout", 0.0))
         self.networks = nn.ModuleDict({task: MapClassifier(dropout) for task in cards})
+        self._checked = validation
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        image, labels, tissue, _ = batch
+        pixels = self.preprocess(image).contiguous(memory_format=torch.channels_last)
+        infected = labels.float().mean(dim=(1, 2)) >= self.recipe.minimum_lesion
+        logits = torch.cat([network(pixels, tissue) for network in self.networks.values()])
+        loss = F.binary_cross_entropy_with_logits(logits, infected.float())
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validate(self) -> dict[TaskName, dict[str, float]]:
+        """The AUC of the image labels of slices held back."""
+        infected = np.array([bool(sample.labels.any()) for sample in self._checked])
+        scores: dict[TaskName, dict[str, float]] = {}
+        for task, card in self.cards.items():
+            network = self.network(task)
+            was_training = network.training
+            network.eval()
+            said = [_logit(network, self.preprocess, sample) for sample in self._checked]
+            network.train(was_training)
+            area = auc(np.array(said), infected)
+            scores[task] = {} if np.isnan(area) else {"auc": area}
+        return scores
+
+
+def _logit(network: nn.Module, preprocess: Preprocess, sample: Sample) -> float:
+    """What a classifier says of a whole slice."""
+    device = next(network.parameters()).device
+    tissue = np.zeros(sample.image.shape, np.uint8) if sample.lung is None else sample.lung
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        pixels = preprocess(torch.from_numpy(sample.image[None])).to(device, memory_format=torch.channels_last)
+        return float(network(pixels, _resized(tissue, preprocess).to(device)))
+
+
+def _resized(tissue: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
+    """uint8 ``[1, h, w]`` at the size that the network works at."""
+    return torch.from_numpy(cv2.resize(tissue, preprocess.size[::-1], interpolation=cv2.INTER_NEAREST))[None]
 
 
 class Reading(NamedTuple):
@@ -87,32 +138,31 @@ def read_maps(classifier: MapClassifier, card: Card, pieces: Sequence[Slice], re
     """
     steps = [Preprocess(_scaled(card, scale)) for scale in SCALES]
     classifier.eval()
-    readings: list[Reading] = []
     pairs = list(zip(pieces, regions, strict=True))
-    for piece, region in track(pairs, "reading class maps", console=err):
-        rows, columns = _view(piece)
-        image = torch.from_numpy(np.ascontiguousarray(piece.lungs_alone(region)[rows, columns]))[None]
-        readings.append(_read(classifier, steps, image, piece, (rows, columns)))
-    return readings
+    return [
+        _read(classifier, steps, piece.without(region))
+        for piece, region in track(pairs, "reading class maps", console=err)
+    ]
 
 
-def _read(
-    classifier: MapClassifier, steps: Sequence[Preprocess], image: Tensor, piece: Slice, view: tuple[slice, slice]
-) -> Reading:
-    finest = (steps[-1].size[0] // 8, steps[-1].size[1] // 8)
+def _read(classifier: MapClassifier, steps: Sequence[Preprocess], piece: Slice) -> Reading:
+    view = _view(piece)
+    image = torch.from_numpy(np.ascontiguousarray(piece.image[view]))[None]
+    finest = (steps[-1].size[0] // 16, steps[-1].size[1] // 16)
     maps: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for preprocess in steps:
             pixels = preprocess(image)
-            with torch.autocast("cpu", torch.bfloat16):
-                both = classifier.maps(torch.cat([pixels, pixels.flip(3)])).float()
+            both = classifier.maps(torch.cat([pixels, pixels.flip(3)])).float()
             straight, mirrored = F.interpolate(both, size=finest, mode="bilinear", align_corners=False)
             maps += [straight[0], mirrored[0].flip(1)]
+        tissue = _resized(np.ascontiguousarray(piece.tissue[view]), steps[0])
+        logit = classifier(steps[0](image), tissue)
     mean = torch.stack(maps).mean(0)
     scores = np.full(piece.image.shape, -np.inf, np.float32)
     height, width = image.shape[1:]
     scores[view] = cv2.resize(mean.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-    return Reading(float(torch.stack(maps[:2]).mean().sigmoid()), scores)
+    return Reading(float(logit.sigmoid()), scores)
 
 
 def _scaled(card: Card, scale: float) -> Card:

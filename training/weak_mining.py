@@ -2,7 +2,7 @@
 
 Wei et al. 2017, arXiv:1703.08448: a classifier looks at the most telling part of an object and no further. So the part
 is erased, a classifier is taught on what is left, and its part is added, for a few rounds. Image labels alone say three
-things more: a slice without infection shows what score healthy lung can have; a slice that the classifier no
+things more: a slice without infection shows what its vessels score; a slice that the classifier no
 longer calls infected has nothing left to mine; and slices without infection get the holes of infected ones, or the next
 classifier would learn to find holes.
 """
@@ -14,18 +14,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .weak_lungs import Mask
+from .weak_lungs import Mask, disc
 from .weak_maps import Reading
 from .weak_slices import Slice
 
-#: A region reaches down to this share of the way from what healthy lung scores to the slice's peak.
+#: A region reaches down to this share of the way from what vessels score to the slice's peak.
 SHARE = 0.35
-#: What healthy lung scores: this quantile over the lungs of the slices without infection.
-QUANTILE = 0.95
+#: What vessels score: this quantile over the dense tissue of the slices without infection.
+QUANTILE = 0.5
 #: From this probability on, a slice that was mined before has something left.
 INFECTED = 0.5
 #: Pixels of each healthy slice that the quantile is taken over.
 DRAWN = 2000
+#: The gaps in a mask that are closed, as a share of the slice's side.
+GAP = 0.008
 
 #: Reads slices with a region of each erased.
 Read = Callable[[Sequence[Slice], Sequence[Mask]], list[Reading]]
@@ -72,29 +74,29 @@ def _grow(pieces: Sequence[Slice], regions: Sequence[Mask], read: Read, floor: f
     grown = list(regions)
     for index, reading in zip(infected, readings, strict=True):
         if reading.probability >= sure:
-            left = pieces[index].lungs.field & ~regions[index]
+            left = pieces[index].lungs.dense & ~regions[index]
             grown[index] = regions[index] | highest_region(reading.scores, left, floor)
     return grown
 
 
-def highest_region(scores: NDArray[np.float32], field: Mask, floor: float) -> Mask:
-    """Where the scores in the field come near their peak; nowhere where even the peak is what healthy lung scores."""
-    peak = float(scores[field].max()) if field.any() else -np.inf
+def highest_region(scores: NDArray[np.float32], tissue: Mask, floor: float) -> Mask:
+    """Where the scores in the tissue come near their peak; nowhere where even the peak is what healthy lungs score."""
+    peak = float(scores[tissue].max()) if tissue.any() else -np.inf
     if peak <= floor:
-        return np.zeros(field.shape, bool)
-    return field & (scores >= floor + SHARE * (peak - floor))
+        return np.zeros(tissue.shape, bool)
+    return tissue & (scores >= floor + SHARE * (peak - floor))
 
 
 def healthy_score(pieces: Sequence[Slice], holes: Sequence[Mask], read: Read, rng: np.random.Generator) -> float:
-    """What the lungs of slices without infection score at most, but for a few pixels."""
+    """What the dense tissue of slices without infection, their vessels, usually scores."""
     healthy = [
         (piece, hole)
         for piece, hole in zip(pieces, holes, strict=True)
-        if not piece.infected and piece.lungs.field.any()
+        if not piece.infected and piece.lungs.dense.any()
     ]
     readings = read([piece for piece, _ in healthy], [hole for _, hole in healthy])
     drawn = [
-        rng.choice(reading.scores[piece.lungs.field], DRAWN)
+        rng.choice(reading.scores[piece.lungs.dense], DRAWN)
         for (piece, _), reading in zip(healthy, readings, strict=True)
     ]
     # With nothing healthy to compare with, a place counts where it speaks for infection at all.
@@ -123,9 +125,8 @@ def _moved(donor: Slice, region: Mask, piece: Slice) -> Mask:
 
 def pseudo_mask(piece: Slice, region: Mask) -> Mask:
     """The mask that a region stands for: the dense tissue in it, its gaps closed."""
-    radius = max(1, round(0.008 * max(region.shape)))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    dense = (region & piece.lungs.dense).astype(np.uint8)
-    room = radius + 1
-    closed = cv2.morphologyEx(np.pad(dense, room), cv2.MORPH_CLOSE, disc)[room:-room, room:-room]
+    radius = GAP * max(region.shape)
+    room = round(radius) + 2
+    dense = np.pad(region & piece.lungs.dense, room).astype(np.uint8)
+    closed = cv2.morphologyEx(dense, cv2.MORPH_CLOSE, disc(radius))[room:-room, room:-room]
     return (closed > 0) & piece.lungs.field

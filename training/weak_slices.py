@@ -6,15 +6,20 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
 from ..console import err
 from .samples import LESION_KNOWN, Sample
-from .weak_lungs import Lungs, Mask, find_lungs
+from .weak_lungs import Lungs, Mask, disc, find_lungs
 
 SOFT_TISSUE_HU = np.int16(40)
+#: The value of dense tissue in ``tissue``.
+DENSE = 2
+#: What is erased around a region, as a share of the slice's side.
+RIM = 0.008
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,21 @@ class Slice:
         """The data set that the slice is from."""
         return self.group.partition("-")[0]
 
-    def lungs_alone(self, erased: Mask) -> NDArray[np.int16]:
-        """What the classifier sees: the lungs, with a region filled with healthy lung, in nothing but soft tissue.
+    def without(self, region: Mask) -> "Slice":
+        """What a classifier sees: the lungs, with a region filled with healthy lung, in nothing but soft tissue.
 
-        So neither the liver nor a table nor lettering can tell it which slice this is. int16 HU ``[H, W]``.
+        So neither the liver nor a table nor lettering can tell it which slice this is. The region's rim goes too.
         """
+        rim = disc(RIM * max(region.shape))
+        erased = cv2.dilate(region.astype(np.uint8), rim) > 0
         lungs = np.where(erased, np.int16(round(self.lungs.healthy_hu)), self.image)
-        return np.where(self.lungs.field, lungs, SOFT_TISSUE_HU)
+        image = np.where(self.lungs.field, lungs, SOFT_TISSUE_HU)
+        return replace(self, image=image, lungs=replace(self.lungs, dense=self.lungs.dense & ~erased))
+
+    @property
+    def tissue(self) -> NDArray[np.uint8]:
+        """uint8 ``[H, W]``: 0 outside the lungs, 1 lung, ``DENSE`` dense tissue in it."""
+        return np.where(self.lungs.dense, DENSE, self.lungs.field).astype(np.uint8)
 
 
 def read_slice(sample: Sample) -> Slice:
@@ -53,7 +66,8 @@ def read_slices(samples: Iterable[Sample]) -> list[Slice]:
 
 def to_classify(piece: Slice, erased: Mask) -> Sample:
     """What the classifier learns from: the image label stands at every pixel, so any view says what the slice says."""
-    return to_segment(replace(piece, image=piece.lungs_alone(erased)), np.full(erased.shape, piece.infected))
+    seen = piece.without(erased)
+    return Sample(seen.image, np.full(erased.shape, piece.infected, np.uint8), "lesion", piece.group, seen.tissue)
 
 
 def to_segment(piece: Slice, mask: Mask) -> Sample:
