@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..console import err
 from ..model.card import Card, Geometry
-from ..model.metrics import auc
 from ..model.networks.efficientnet_lite import TAPS, Encoder
 from ..model.pixels import Preprocess
 from ..model.tasks import TaskName
@@ -61,8 +60,9 @@ class MapClassifier(nn.Module):
 
     def forward(self, pixels: Tensor, tissue: Tensor) -> Tensor:
         maps = self.maps(pixels).float()
+        height, width = maps.shape[-2:]
         dense, lungs = (
-            F.adaptive_avg_pool2d(chosen.float()[:, None], maps.shape[-2:]) for chosen in (tissue == DENSE, tissue > 0)
+            F.adaptive_avg_pool2d(chosen.float()[:, None], (height, width)) for chosen in (tissue == DENSE, tissue > 0)
         )
         weight = dense.sum(dim=(1, 2, 3)) + REST * lungs.sum(dim=(1, 2, 3))
         return (maps * dense).sum(dim=(1, 2, 3)) / weight.clamp_min(1e-3) + self.bias
@@ -87,8 +87,8 @@ class MapLearner(Learner):
         self._checked = validation
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        image, labels, tissue, _ = batch
-        pixels = self.preprocess(image).contiguous(memory_format=torch.channels_last)
+        labels, tissue = batch[1], batch[2]
+        pixels = self.preprocess(batch[0]).contiguous(memory_format=torch.channels_last)
         infected = labels.float().mean(dim=(1, 2)) >= self.recipe.minimum_lesion
         logits = torch.cat([network(pixels, tissue) for network in self.networks.values()])
         loss = F.binary_cross_entropy_with_logits(logits, infected.float())
@@ -96,17 +96,16 @@ class MapLearner(Learner):
         return loss
 
     def validate(self) -> dict[TaskName, dict[str, float]]:
-        """The AUC of the image labels of slices held back."""
+        """The share of image labels of slices held back that are said right."""
         infected = np.array([bool(sample.labels.any()) for sample in self._checked])
         scores: dict[TaskName, dict[str, float]] = {}
-        for task, card in self.cards.items():
+        for task in self.cards:
             network = self.network(task)
             was_training = network.training
             network.eval()
-            said = [_logit(network, self.preprocess, sample) for sample in self._checked]
+            said = np.array([_logit(network, self.preprocess, sample) >= 0 for sample in self._checked])
             network.train(was_training)
-            area = auc(np.array(said), infected)
-            scores[task] = {} if np.isnan(area) else {"auc": area}
+            scores[task] = {"accuracy": float(np.mean(said == infected))}
         return scores
 
 

@@ -21,9 +21,9 @@ from coronanet.training.recipes import RECIPES
 from coronanet.training.samples import Sample, Split
 from coronanet.training.train import make_card
 from coronanet.training.weak_lungs import Mask, find_lungs
-from coronanet.training.weak_maps import MapClassifier, MapLearner, Reading, read_maps
+from coronanet.training.weak_maps import REST, MapClassifier, MapLearner, Reading, read_maps
 from coronanet.training.weak_mining import highest_region, mine, pseudo_mask, with_holes
-from coronanet.training.weak_slices import SOFT_TISSUE_HU, Slice, read_slice, read_slices, to_classify
+from coronanet.training.weak_slices import DENSE, SOFT_TISSUE_HU, Slice, read_slice, read_slices, to_classify
 from numpy.typing import NDArray
 
 SIZE = 96
@@ -42,6 +42,10 @@ def draw(rng: np.random.Generator, *, infected: bool, group: str = "synthetic-1"
         x, y = int(rng.choice((27, 69)) + rng.integers(-5, 6)), int(SIZE // 2 + rng.integers(-14, 15))
         cv2.circle(lesion, (x, y), 8, (1,), -1)
         image[lesion == 1] = LESION_HU
+    # Vessels, as dense as the lesion but smaller, at any place of the lungs.
+    for _ in range(8):
+        x, y = int(rng.choice((27, 69)) + rng.integers(-9, 10)), int(SIZE // 2 + rng.integers(-18, 19))
+        cv2.circle(image, (x, y), 2, (LESION_HU,), -1)
     image += rng.normal(0, 20, image.shape)
     return Sample(np.rint(image).astype(np.int16), lesion, "lesion", group)
 
@@ -93,7 +97,7 @@ def test_the_class_map_peaks_inside_the_lesion(classifier: tuple[MapClassifier, 
     pieces = read_slices(samples)
     for sample, piece, reading in zip(samples, pieces, read_maps(*classifier, pieces, nothing(pieces)), strict=True):
         if piece.infected:
-            inside = np.where(piece.lungs.field, reading.scores, -np.inf)
+            inside = np.where(piece.lungs.dense, reading.scores, -np.inf)
             assert sample.labels[np.unravel_index(inside.argmax(), inside.shape)] == 1
 
 
@@ -108,14 +112,20 @@ def test_a_lesion_that_is_erased_is_no_longer_seen(
         assert other.probability < one.probability / 2
 
 
-def test_the_logit_is_the_mean_of_the_map() -> None:
+def test_the_logit_is_the_mean_of_the_map_over_dense_tissue() -> None:
     torch.manual_seed(0)
     network = MapClassifier(0.0).eval()
     pixels = torch.randn(2, 1, 64, 96)
+    tissue = torch.zeros(2, 64, 96, dtype=torch.uint8)
+    tissue[0, :32, :32] = DENSE
+    tissue[1, 32:, :48] = 1
     with torch.inference_mode():
         maps = network.maps(pixels)
-        assert maps.shape == (2, 1, 8, 12)
-        torch.testing.assert_close(network(pixels), maps.mean(dim=(2, 3)))
+        assert maps.shape == (2, 1, 4, 6)
+        dense, healthy = network(pixels, tissue)
+    # Four places are dense through and through; lung around them would count a tenth.
+    torch.testing.assert_close(dense, maps[0, 0, :2, :2].sum() / (4 + REST * 4) + network.bias[0])
+    torch.testing.assert_close(healthy, network.bias[0])
 
 
 def test_scores_lie_on_the_slices_own_grid_and_only_in_the_view_of_the_lungs(samples: list[Sample]) -> None:
@@ -147,7 +157,7 @@ def test_mining_grows_by_what_each_round_finds_and_never_elsewhere(samples: list
                 found = regions[index] & ~last
                 assert not (last & ~regions[index]).any()
                 assert found.any() == piece.infected
-                assert not (found & ~piece.lungs.field).any()
+                assert not (found & ~piece.lungs.dense).any()
                 # The next column of what is left, since that is where this reader's scores are highest.
                 if found.any() and last.any():
                     assert found.nonzero()[1].min() > last.nonzero()[1].min()
@@ -202,11 +212,12 @@ def test_slices_without_infection_get_the_holes_of_infected_ones(samples: list[S
         assert not (hole & ~piece.lungs.field).any()
         if piece.infected:
             assert (hole == region).all()
-        seen = piece.lungs_alone(hole)
-        assert (seen[hole] == round(piece.lungs.healthy_hu)).all()
-        untouched = piece.lungs.field & ~hole
-        assert (seen[untouched] == piece.image[untouched]).all()
-        assert np.unique(seen[~piece.lungs.field]).tolist() == [SOFT_TISSUE_HU]
+        seen = piece.without(hole)
+        assert (seen.image[hole] == round(piece.lungs.healthy_hu)).all()
+        assert not (seen.lungs.dense & hole).any()
+        untouched = piece.lungs.field & (cv2.dilate(hole.astype(np.uint8), np.ones((5, 5))) == 0)
+        assert (seen.image[untouched] == piece.image[untouched]).all()
+        assert np.unique(seen.image[~piece.lungs.field]).tolist() == [SOFT_TISSUE_HU]
 
 
 def test_a_mask_is_the_dense_tissue_of_the_region(samples: list[Sample]) -> None:
