@@ -65,7 +65,7 @@ def test_files_are_of_the_recorded_opset_and_name_no_source_file(
 
 def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(tmp_path: Path) -> None:
     source = _copy_of_weights(tmp_path)
-    _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.bias" else value)
+    _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.0.bias" else value)
     with pytest.raises(RefusedError, match="not finite"):
         pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
     assert list((tmp_path / "out").iterdir()) == []
@@ -124,9 +124,9 @@ def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     source = _copy_of_weights(tmp_path)
     card = json.loads((source / CARD).read_text())
-    card["network"]["parameters"]["features"] = 6
+    card["network"]["parameters"]["decoder"] = 16
     (source / CARD).write_text(json.dumps(card))
-    with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's unet"):
+    with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's efficientnet_lite"):
         pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
 
 
