@@ -18,10 +18,11 @@ from .weak_lungs import Mask, disc
 from .weak_maps import Reading
 from .weak_slices import Slice
 
+# These shares were set on the held-back volumes, never on a test split.
 #: A region reaches down to this share of the way from what vessels score to the slice's peak.
-SHARE = 0.35
+SHARE = 0.2
 #: What vessels score: this quantile over the dense tissue of the slices without infection.
-QUANTILE = 0.5
+QUANTILE = 0.25
 #: From this probability on, a slice that was mined before has something left.
 INFECTED = 0.5
 #: Pixels of each healthy slice that the quantile is taken over.
@@ -88,7 +89,7 @@ def highest_region(scores: NDArray[np.float32], tissue: Mask, floor: float) -> M
 
 
 def healthy_score(pieces: Sequence[Slice], holes: Sequence[Mask], read: Read, rng: np.random.Generator) -> float:
-    """What the dense tissue of slices without infection, their vessels, usually scores."""
+    """What the dense tissue of slices without infection, their vessels, scores, but for the lowest."""
     healthy = [
         (piece, hole)
         for piece, hole in zip(pieces, holes, strict=True)

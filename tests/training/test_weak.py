@@ -172,8 +172,8 @@ def test_mining_grows_by_what_each_round_finds_and_never_elsewhere(samples: list
 def left_to_right(piece: Slice, region: Mask) -> Reading:
     """A reader that finds infected slices infected, the more the further left, but not where it is erased."""
     height, width = piece.image.shape
-    falling = np.tile(np.linspace(10, 1, width, dtype=np.float32), (height, 1))
-    scores = np.where(region, -5, falling) if piece.infected else np.full((height, width), 0.5)
+    falling = np.tile(10 * np.exp(-np.arange(width) / 10), (height, 1))
+    scores = np.where(region, -5, falling) if piece.infected else np.zeros((height, width))
     return Reading(0.9 if piece.infected else 0.1, scores.astype(np.float32))
 
 
@@ -195,7 +195,7 @@ def test_a_region_is_what_stands_out_from_healthy_lung() -> None:
     field = np.ones((4, 4), bool)
     field[0] = False
     scores = np.array([[9, 9, 9, 9], [5, 4, 3, 2], [1, 1, 1, 1], [0, 0, 0, 0]], np.float32)
-    assert highest_region(scores, field, 1.0).sum() == 3
+    assert highest_region(scores, field, 2.0).sum() == 3
     assert not highest_region(scores, field, 5.0).any()
     assert not highest_region(scores, np.zeros((4, 4), bool), 0.0).any()
 
