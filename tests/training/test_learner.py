@@ -72,7 +72,8 @@ def test_what_the_labels_of_a_slice_do_not_tell_teaches_nothing(task: TaskName) 
     for other in others:
         assert first.keys() == other.keys()
         for name, slope in first.items():
-            torch.testing.assert_close(slope, other[name])
+            # One slice more in a batch changes the order of a sum, and so the last digits.
+            torch.testing.assert_close(slope, other[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
