@@ -119,8 +119,6 @@ def fit(
         batch_size=recipe.batch // devices,
         sampler=Positions(recipe.steps, recipe.batch, first=done, rank=trainer.global_rank, processes=devices),
         num_workers=workers,
-        # A process forked off one that has threads (OpenMP, gRPC, an engine) can die of them.
-        multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=on_gpu,
     )

@@ -226,8 +226,6 @@ def _fit(
         batch_size=batch,
         sampler=Positions(steps, batch),
         num_workers=workers,
-        # A process forked off one that has threads (OpenMP, gRPC, an engine) can die of them.
-        multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
     )
     best = ModelCheckpoint(folder, filename="best", monitor="auc", mode="max", enable_version_counter=False)
