@@ -1,5 +1,6 @@
 """OpenVINO, the CPU's native engine."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,14 @@ from .base import EngineBase, Tensors, TensorSpec, check_feeds
 
 #: What OpenVINO calls the arithmetic; it computes in bf16 where the CPU can unless told otherwise.
 HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the process: where the last one goes, the CPU plugin frees the signal stack that it gave a thread, and
+    the next signal that Python handles there ends the process.
+    """
+    return openvino.Core()
 
 
 class OpenVinoEngine(EngineBase):
@@ -44,7 +53,7 @@ class OpenVinoEngine(EngineBase):
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
+        core = _core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UsageError("this CPU has no bfloat16 arithmetic: choose --precision fp32")
         try:
