@@ -119,7 +119,7 @@ def _elastic_field(size: tuple[int, int], strength: float, rng: np.random.Genera
 
 
 def _surroundings(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Air without the black corners of a round field of view, cloth in it and the lines of sheets: HU, as the image.
+    """Air without the black corners of a round field of view, cloth, bundles of it and the lines of sheets, in HU.
 
     Air can be as dark as lung, a sheet as fine as a vessel and cloth as loose as ground glass, so a network must have
     seen them where no lung is.
@@ -131,10 +131,26 @@ def _surroundings(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]
         cloth = rng.uniform(-950, -250) + rng.uniform(10, 150) * _blobs(image.shape, (fine, fine), rng)
         where = _blobs(image.shape, (int(rng.integers(4, 14)), int(rng.integers(4, 14))), rng)
         image = np.where(where > rng.uniform(0.2, 1.0), cloth, image)
+    if rng.random() < 0.5:
+        image = _bundles(image, rng)
     if rng.random() < 0.6:
         sheet = _blobs(image.shape, (int(rng.integers(4, 20)), int(rng.integers(4, 20))), rng)
         image = np.where(np.abs(sheet) < rng.uniform(0.02, 0.1), rng.uniform(-900, -200), image)
     return image
+
+
+def _bundles(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Bundled cloth (a sleeve, a pillow, hair): filled ellipses of the size of a lung, as dense and uneven as lesions."""
+    height, width = image.shape
+    filled = np.zeros(image.shape, np.uint8)
+    for _ in range(int(rng.integers(1, 5))):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        axes = (int(rng.uniform(0.03, 0.2) * width), int(rng.uniform(0.03, 0.2) * height))
+        cv2.ellipse(filled, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    fine = max(2, int(rng.uniform(0.03, 0.25) * height))
+    cloth = rng.uniform(-850, -200) + rng.uniform(20, 200) * _blobs(image.shape, (fine, fine), rng)
+    ragged = _blobs(image.shape, (fine, fine), rng) > rng.uniform(-3, -0.5)
+    return np.where((filled == 1) & ragged, cloth, image)
 
 
 def _blobs(size: tuple[int, ...], grid: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from ..model.errors import UsageError
 from ..model.networks import build
 from ..model.pixels import Preprocess
 from ..model.tasks import TaskName
+from .depthwise import speed_up_depthwise
 from .losses import binary_loss, partial_label_loss
 from .recipes import Recipe
 from .samples import LESION_KNOWN, SUPERVISIONS, UNKNOWN, Sample
@@ -58,6 +59,8 @@ class Learner(lightning.LightningModule):
         self.preprocess = Preprocess(next(iter(cards.values())))
         self.networks = build_together(cards)
         nn.utils.convert_conv2d_weight_memory_format(self.networks, torch.channels_last)
+        if not torch.cuda.is_available():
+            speed_up_depthwise(self.networks)
 
     def network(self, task: TaskName) -> nn.Module:
         return self.networks[task]

@@ -14,17 +14,28 @@ ALLOWED: dict[Supervision, list[list[int]]] = {
 }
 
 
-def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """Soft Dice coefficient over the whole batch; both ``[N, h, w]``, truth 0 / 1."""
-    overlap = (probability * truth).sum()
-    return (2 * overlap + 1) / (probability.sum() + truth.sum() + 1)
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """1 - soft Dice: half of the whole batch's, half of the mean over the images that show the label.
+
+    The batch's learns from images without the label too; the images' lets a small lesion count as much as a large one,
+    as the mean Dice of images does that networks are compared by.
+
+    Args:
+        probability: float ``[N, h, w]`` in 0..1.
+        truth: float ``[N, h, w]``, 0 or 1.
+    """
+    overlap, size = (probability * truth).sum((1, 2)), (probability + truth).sum((1, 2))
+    pooled = (2 * overlap.sum() + 1) / (size.sum() + 1)
+    shown = truth.flatten(1).any(1)
+    each = ((2 * overlap + 1) / (size + 1))[shown].mean() if bool(shown.any()) else pooled
+    return 1 - (pooled + each) / 2
 
 
 def binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """``logits`` ``[N, 1, h, w]``, ``labels`` ``[N, h, w]`` of 0 and 1."""
     truth = labels.float()
     cross_entropy = F.binary_cross_entropy_with_logits(logits[:, 0], truth)
-    return cross_entropy + 1 - soft_dice(logits[:, 0].sigmoid(), truth)
+    return cross_entropy + dice_loss(logits[:, 0].sigmoid(), truth)
 
 
 def partial_label_loss(logits: Tensor, labels: Tensor, supervision: Tensor) -> Tensor:
@@ -47,6 +58,6 @@ def partial_label_loss(logits: Tensor, labels: Tensor, supervision: Tensor) -> T
         cross_entropy = -(own * allowed).sum(1).clamp_min(1e-6).log().mean()
         merged = torch.einsum("nchw,lc->nlhw", own, meanings)
         present = [value for value in range(1, len(meanings)) if meanings[value].any()]
-        dice = torch.stack([soft_dice(merged[:, value], (truth == value).float()) for value in present]).mean()
-        losses.append((cross_entropy + 1 - dice) * chosen.float().mean())
+        dice = torch.stack([dice_loss(merged[:, value], (truth == value).float()) for value in present]).mean()
+        losses.append((cross_entropy + dice) * chosen.float().mean())
     return torch.stack(losses).sum()
