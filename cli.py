@@ -15,7 +15,10 @@ from .export.shipped import provide_bundles
 from .model.errors import CoronanetError, UsageError
 from .serving import cli as serving_cli
 from .training import cli as training_cli
-from .training import evaluate_cli, sweep_cli, ucsd_cli, weak_cli
+from .training.evaluation import cli as evaluate_cli
+from .training.sweep import cli as sweep_cli
+from .training.ucsd import cli as ucsd_cli
+from .training.weak import cli as weak_cli
 
 app = typer.Typer(
     help="Chest CT networks from training to a served, measured deployment. Research software, not a medical device.",

@@ -140,13 +140,13 @@ def _surroundings(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]
 
 
 def _bundles(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Bundled cloth (a sleeve, a pillow, hair): filled ellipses of the size of a lung, as dense and uneven as lesions."""
+    """Bundled cloth (a sleeve, a pillow): ellipses up to the size of a lung, as dense and uneven as lesions."""
     height, width = image.shape
     filled = np.zeros(image.shape, np.uint8)
     for _ in range(int(rng.integers(1, 5))):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
         axes = (int(rng.uniform(0.03, 0.2) * width), int(rng.uniform(0.03, 0.2) * height))
-        cv2.ellipse(filled, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        cv2.ellipse(filled, centre, axes, float(rng.uniform(0, 180)), 0, 360, (1,), -1)
     fine = max(2, int(rng.uniform(0.03, 0.25) * height))
     cloth = rng.uniform(-850, -200) + rng.uniform(20, 200) * _blobs(image.shape, (fine, fine), rng)
     ragged = _blobs(image.shape, (fine, fine), rng) > rng.uniform(-3, -0.5)

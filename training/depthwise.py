@@ -5,7 +5,6 @@ times the time of float32, of the input under a stride of two in two to seventy 
 8 views at 384 x 384). In an EfficientNet these are a third of a training step.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,23 +33,21 @@ class _Convolution(torch.autograd.Function):
         return None if of_input is None else of_input.to(x.dtype), of_weight, None, None
 
 
+class _Depthwise(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return _Convolution.apply(input, self.weight, self.stride[0], self.padding[0])
+
+
 def speed_up_depthwise(network: nn.Module) -> None:
     """Let the depthwise convolutions of a network in training learn through float32 gradients where that is faster."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _is_slow(module):
-            module.forward = _forward(module)
+            # Not another module in its place: its weights keep their names, and whoever shares it shares it still.
+            module.__class__ = _Depthwise
 
 
 def _is_slow(layer: nn.Conv2d) -> bool:
     is_depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
+    is_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.stride[0] == layer.stride[1]
     is_plain = layer.bias is None and layer.padding_mode == "zeros" and layer.dilation == (1, 1)
-    return is_depthwise and is_plain and (layer.kernel_size[0] > 3 or layer.stride[0] > 1)
-
-
-def _forward(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
-    (stride, _), (padding, _) = layer.stride, layer.padding
-
-    def forward(x: Tensor) -> Tensor:
-        return _Convolution.apply(x, layer.weight, stride, padding)
-
-    return forward
+    return is_depthwise and is_square and is_plain and (layer.kernel_size[0] > 3 or layer.stride[0] > 1)

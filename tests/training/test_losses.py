@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from coronanet.training.losses import SUPERVISIONS, binary_loss, partial_label_loss, soft_dice
+from coronanet.training.losses import SUPERVISIONS, binary_loss, dice_loss, partial_label_loss
 from coronanet.training.samples import Supervision
 
 CONFIDENT = 12.0
@@ -54,7 +54,23 @@ def test_the_binary_loss_falls_to_zero_on_the_truth() -> None:
     assert float(binary_loss(-logits, labels)) > 1
 
 
-def test_soft_dice_of_certain_masks_is_dice() -> None:
+def test_the_dice_loss_of_certain_masks_is_one_minus_dice() -> None:
     one, other = torch.zeros(1, 40, 40), torch.zeros(1, 40, 40)
     one[:, :20], other[:, 10:30] = 1, 1
-    assert float(soft_dice(one, other)) == pytest.approx(0.5, abs=1e-3)
+    assert float(dice_loss(one, other)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_half_of_the_dice_loss_counts_a_small_lesion_like_a_large_one() -> None:
+    truth = torch.zeros(2, 100, 100)
+    truth[0, :50], truth[1, :5] = 1, 1
+    found = truth.clone()
+    found[1] = 0
+    pooled = 2 * 5000 / (5000 + 5500)
+    assert float(dice_loss(found, truth)) == pytest.approx(1 - (pooled + 0.5) / 2, abs=2e-3)
+
+
+def test_where_no_image_shows_the_label_less_of_it_costs_less() -> None:
+    truth = torch.zeros(2, 20, 20)
+    costs = [float(dice_loss(torch.full((2, 20, 20), probability), truth)) for probability in (0.0, 0.001, 0.5)]
+    assert costs[0] == pytest.approx(0, abs=1e-6)
+    assert costs == sorted(costs)

@@ -1,0 +1,1 @@
+"""The learning-rate table of the Corona-Net talk."""

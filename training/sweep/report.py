@@ -1,0 +1,134 @@
+"""The table and the curves of a sweep, as files."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...model.errors import MissingPackageError
+from ...model.tasks import TaskName
+from .plan import TALK, Budget, Run, best, rate_name, run_folder
+
+METRICS = "metrics.csv"
+CAVEAT = "the talk's figures are of other splits, which were not published, and of longer training"
+SCORING = (
+    "slices of volumes and patients held back; Dice: mean over the slices that hold the class, then over the classes; "
+    "Rand loss: 1 - Rand index, mean over all slices"
+)
+
+#: A point of a curve: step and value.
+Curve = list[tuple[int, float]]
+
+
+def describe(budget: Budget) -> str:
+    """The budget in one line."""
+    return (
+        f"{budget.steps} steps of {budget.batch} slices at {budget.size} x {budget.size}, U-Net with {budget.features} "
+        "features, Adam, weight decay 5e-4, rate / 10 every 100 passes through the data"
+    )
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The table, a row a run; the talk's figures are None at a rate that it did not try."""
+    winners = {task: best([run for run in runs if run.task == task]) for task in {run.task for run in runs}}
+    return [
+        {
+            "task": run.task,
+            "rate": rate_name(run.rate),
+            "dice": run.dice,
+            "rand_loss": run.rand_loss,
+            "best": run is winners[run.task],
+            "talk_dice": TALK[run.task].get(run.rate, (None, None))[0],
+            "talk_rand_loss": TALK[run.task].get(run.rate, (None, None))[1],
+            "minutes": run.minutes,
+            **{name: value for name, value in run.scores.items() if name.startswith("dice_")},
+        }
+        for run in runs
+    ]
+
+
+def report(runs: Sequence[Run], budget: Budget) -> dict[str, Any]:
+    """What ``sweep.json`` says."""
+    return {
+        "budget": dataclasses.asdict(budget) | {"minutes": round(sum(run.minutes for run in runs), 2)},
+        "described": describe(budget),
+        "scoring": SCORING,
+        "talk": CAVEAT,
+        "rows": rows(runs),
+    }
+
+
+def write_report(runs: Sequence[Run], budget: Budget, out: Path) -> dict[str, str]:
+    """Write ``sweep.json``, ``sweep.csv`` and ``curves.png`` to ``out``; returns their paths by name.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    table = rows(runs)
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in table for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    curves: dict[tuple[TaskName, float], dict[str, Curve]] = {
+        (run.task, run.rate): read_curves(run_folder(out, run.task, run.rate) / METRICS) for run in runs
+    }
+    files = {
+        "sweep.json": (json.dumps(report(runs, budget), indent=2) + "\n").encode(),
+        "sweep.csv": text.getvalue().encode(),
+        "curves.png": draw_curves(curves, describe(budget)),
+    }
+    for name, content in files.items():
+        _write(out / name, content)
+    return {name: str(out / name) for name in files}
+
+
+def read_curves(metrics: Path) -> dict[str, Curve]:
+    """``loss`` and ``dice`` by step, from a run's ``metrics.csv``."""
+    curves: dict[str, Curve] = {"loss": [], "dice": []}
+    with metrics.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, curve in curves.items():
+                if row.get(name):
+                    curve.append((int(row["step"]), float(row[name])))
+    return {name: sorted(dict(curve).items()) for name, curve in curves.items()}
+
+
+def draw_curves(curves: Mapping[tuple[TaskName, float], Mapping[str, Curve]], caption: str) -> bytes:
+    """A PNG: a row a task, the loss on the left, the validation Dice on the right, a line a rate."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingPackageError("matplotlib", purpose="the curves of a sweep", extra="train") from None
+    tasks = list(dict.fromkeys(task for task, _ in curves))
+    figure = Figure(figsize=(10, 3.6 * len(tasks)), layout="constrained")
+    axes = figure.subplots(len(tasks), 2, squeeze=False)
+    titles = {"loss": ("training loss", "loss"), "dice": ("Dice on groups held back", "Dice")}
+    for (task, rate), lines in curves.items():
+        for column, (name, (title, short)) in enumerate(titles.items()):
+            axis = axes[tasks.index(task), column]
+            axis.plot(*zip(*lines[name], strict=True) if lines[name] else ([], []), label=rate_name(rate), marker=".")
+            axis.set(title=f"{task.replace('_', ' ')}: {title}", xlabel="step", ylabel=short)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(title="learning rate")
+    for axis in axes[:, 1]:
+        axis.set_ylim(0, 1)
+    figure.supxlabel(f"{caption}. Research software, not a medical device.", fontsize=7)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    Path(name).chmod(0o644)
+    os.replace(name, path)

@@ -1,0 +1,1 @@
+"""UCSD COVID-CT, a classification benchmark of its own."""

@@ -1,0 +1,1 @@
+"""Segmentation learnt from image labels alone."""
