@@ -14,6 +14,8 @@ Supervision = Literal["types", "lesion", "effusion"]
 SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)
 #: Those that tell lesion from background.
 LESION_KNOWN: tuple[Supervision, ...] = ("types", "lesion")
+#: What a card adds to a data set of which no drawn mask was used.
+IMAGE_LABELS_ONLY = " (image labels only)"
 #: Between the densities of air or cloth and of a body.
 BODY_HU = -500
 #: The value of a lung mask where nobody has drawn one.

@@ -74,7 +74,7 @@ def evaluate_verb(
         asked = Asked(tuple(what or ()), task, label, choice, final=final, views=views)
         rows = _score(asked, data=data, book=book if final else None)
     if page is not None and book is not None:
-        write_page(page, read_ledger(book))
+        write_page(page, read_ledger(book), PRETRAINED)
     if as_json:
         written = str(book) if final else None
         emit_json(

@@ -1,10 +1,11 @@
 """The page of results, rendered from the test ledger: no number is measured here, and none stands in two places."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from ...engines.bundle import WEIGHTS, hash_file
 from ...model.tasks import TASK_NAMES, TASKS
 from .ledger import AS_GIVEN, MEDSEG_TEST, UCSD_TEST, Row, write_whole
 
@@ -59,6 +60,7 @@ label in truth. **Specificity**: the same over all images. **Pooled Dice**: one 
 1 - (adjusted Rand index + 1) / 2, what its author's code computes. Lower is better.
 - **All labels**: the Dice of an image is the mean over the labels it shows; the Rand scores are of the whole label map.
 - **Calibration error**: expected calibration error over ten bins of equal width.
+- **Bold**: the weights that ship. Others of ours are here because every score on a test split is told.
 - Probability maps of others are decided at one half, ours at the card's operating point.
 """
 QUOTED = """## Quoted, not scored here
@@ -103,21 +105,26 @@ def source_of(row: Row) -> Source:
     return Source(row.command, row.date_utc, row.sha256, row.card_sha256)
 
 
-def write_page(path: Path, rows: Sequence[Row]) -> None:
-    """Write the page of a ledger's rows, whole or not at all."""
-    write_whole(path, render(rows))
+def write_page(path: Path, rows: Sequence[Row], pretrained: Path) -> None:
+    """Write the page of a ledger's rows, whole or not at all; ``pretrained`` holds the weights that ship."""
+    write_whole(path, render(rows, shipped(pretrained)))
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The page as Markdown."""
+def shipped(pretrained: Path) -> frozenset[str]:
+    """The hashes of the weights that ship."""
+    return frozenset(hash_file(path) for path in pretrained.glob(f"*/{WEIGHTS}"))
+
+
+def render(rows: Sequence[Row], shipped: Collection[str]) -> str:
+    """The page as Markdown; the weights whose hashes are ``shipped`` stand out."""
     latest = newest(rows)
     sources = list(dict.fromkeys(source_of(row) for row in latest))
     given = [row for row in latest if row.view == AS_GIVEN]
-    tests = [_section(f"## {name}", [row for row in given if row.set == name], sources) for name in TESTS]
+    tests = [_section(f"## {name}", [row for row in given if row.set == name], sources, shipped) for name in TESTS]
     others = [row for row in given if row.set not in TESTS]
-    held_back = [_section("## Groups held back from training, and whole studies", others, sources)] if others else []
-    views = [_views(latest, sources)] if len(given) < len(latest) else []
-    return "\n".join([HEAD, *filter(None, tests), *held_back, *views, QUOTED, _provenance(sources), SOURCES])
+    held_back = _section("## Groups held back from training, and whole studies", others, sources, shipped)
+    views = [_views(latest, sources, shipped)] if len(given) < len(latest) else []
+    return "\n".join([HEAD, *filter(None, [*tests, held_back]), *views, QUOTED, _provenance(sources), SOURCES])
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
@@ -129,8 +136,8 @@ def newest(rows: Iterable[Row]) -> list[Row]:
     return list(last.values())
 
 
-def _section(title: str, rows: Sequence[Row], sources: Sequence[Source]) -> str:
-    tables = [_table(list(group), sources) for _, group in groupby(sorted(rows, key=_question), key=_question)]
+def _section(title: str, rows: Sequence[Row], sources: Sequence[Source], shipped: Collection[str]) -> str:
+    tables = [_table(list(group), sources, shipped) for _, group in groupby(sorted(rows, key=_question), key=_question)]
     return "\n".join([title, "", *tables]) if tables else ""
 
 
@@ -143,7 +150,7 @@ def _question(row: Row) -> tuple[str, int, str, int, str]:
     return row.set, len(TASK_NAMES), row.task, 0, row.label
 
 
-def _table(rows: Sequence[Row], sources: Sequence[Source]) -> str:
+def _table(rows: Sequence[Row], sources: Sequence[Source], shipped: Collection[str]) -> str:
     """The subjects of one question, the best first."""
     first = rows[0]
     names = [name for name in SCORES if any(name in row.scores for row in rows)]
@@ -157,13 +164,13 @@ def _table(rows: Sequence[Row], sources: Sequence[Source]) -> str:
         "",
         _line(["", *(SCORES[name] for name in names)]),
         _line(["---"] * (len(names) + 1)),
-        *(_line([_who(row, sources), *(_score(row, name) for name in names)]) for row in ranked),
+        *(_line([_who(row, sources, shipped), *(_score(row, name) for name in names)]) for row in ranked),
         "",
     ]
     return "\n".join(lines)
 
 
-def _views(rows: Sequence[Row], sources: Sequence[Source]) -> str:
+def _views(rows: Sequence[Row], sources: Sequence[Source], shipped: Collection[str]) -> str:
     """How the first score of each question changes when the same slices are shown otherwise."""
     lines = [
         "## The same slices, shown otherwise",
@@ -181,7 +188,7 @@ def _views(rows: Sequence[Row], sources: Sequence[Source]) -> str:
         before = given[_subject(row)]
         name = next(name for name in SCORES if name in before.scores and name in row.scores)
         change = row.scores[name] - before.scores[name]
-        cells = [_who(row, sources), row.set, row.label, SCORES[name], f"{before.scores[name]:.3f}"]
+        cells = [_who(row, sources, shipped), row.set, row.label, SCORES[name], f"{before.scores[name]:.3f}"]
         lines.append(_line([*cells, row.view, f"{change:+.3f}"]))
     return "\n".join([*lines, ""])
 
@@ -190,14 +197,15 @@ def _subject(row: Row) -> tuple[str, ...]:
     return row.sha256, row.card_sha256, row.kind, row.runs_on, row.task, row.set, row.label
 
 
-def _who(row: Row, sources: Sequence[Source]) -> str:
+def _who(row: Row, sources: Sequence[Source], shipped: Collection[str]) -> str:
     match row.kind:
         case "maps":
             name = PUBLISHED.get(row.name, row.name)
         case "baseline":
             name = f"baseline: {row.name}"
         case _:
-            name = f"**Corona-Net {row.name}**, {row.runs_on}"
+            ours = f"Corona-Net {row.name}"
+            name = f"**{ours}**, {row.runs_on}" if row.sha256 in shipped else f"{ours}, does not ship, {row.runs_on}"
     return f"{name} ({sources.index(source_of(row)) + 1})"
 
 

@@ -17,6 +17,7 @@ from ...model.card import Card
 from ...model.errors import MissingPackageError, UsageError
 from ...model.findings import TYPE_NAMES
 from ...model.tasks import TASK_NAMES, TASKS, TaskName
+from ..samples import IMAGE_LABELS_ONLY
 from .sets import Case, read_grey
 
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -33,7 +34,7 @@ class Subject:
 
     Attributes:
         kind: weights through the torch reference, a bundle through a backend, ready-made maps, or a baseline.
-        name: the family of the network, or the folder of the maps.
+        name: the family of the network and what taught it if not drawn masks, or the folder of the maps.
         runs_on: backend and precision; empty for maps.
         sha256: of the file of weights, or of a folder of maps as ``sha256sum * | sha256sum`` gives it.
         card_sha256: of the card, which holds the operating point; empty for maps.
@@ -124,7 +125,7 @@ def _network(
         kind=kind,
         path=path,
         task=card.task,
-        name=card.network.family,
+        name=card.network.family + (IMAGE_LABELS_ONLY if _is_weak(card) else ""),
         runs_on=str(choice),
         sha256=hash_file(path / WEIGHTS),
         card_sha256=hash_file(path / CARD),
@@ -134,6 +135,10 @@ def _network(
         takes_views=True,
         start=start,
     )
+
+
+def _is_weak(card: Card) -> bool:
+    return all(source.endswith(IMAGE_LABELS_ONLY) for source in card.training_data.sources)
 
 
 def _decide_with(predictor: Predictor) -> Decide:

@@ -21,6 +21,8 @@ SCORING = (
     "Rand loss: 1 - Rand index, mean over all slices"
 )
 
+#: The files of a report, beside the runs' own folders.
+TOLD, TABLE, PAGE, CURVES = "sweep.json", "sweep.csv", "sweep.md", "curves.png"
 #: A point of a curve: step and value.
 Curve = list[tuple[int, float]]
 
@@ -64,7 +66,7 @@ def report(runs: Sequence[Run], budget: Budget) -> dict[str, Any]:
 
 
 def write_report(runs: Sequence[Run], budget: Budget, out: Path) -> dict[str, str]:
-    """Write ``sweep.json``, ``sweep.csv`` and ``curves.png`` to ``out``; returns their paths by name.
+    """Write ``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``curves.png`` to ``out``; returns their paths by name.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -78,14 +80,43 @@ def write_report(runs: Sequence[Run], budget: Budget, out: Path) -> dict[str, st
     curves: dict[tuple[TaskName, float], dict[str, Curve]] = {
         (run.task, run.rate): read_curves(run_folder(out, run.task, run.rate) / METRICS) for run in runs
     }
+    told = report(runs, budget)
     files = {
-        "sweep.json": (json.dumps(report(runs, budget), indent=2) + "\n").encode(),
-        "sweep.csv": text.getvalue().encode(),
-        "curves.png": draw_curves(curves, describe(budget)),
+        TOLD: (json.dumps(told, indent=2) + "\n").encode(),
+        TABLE: text.getvalue().encode(),
+        PAGE: render_page(told).encode(),
+        CURVES: draw_curves(curves, describe(budget)),
     }
     for name, content in files.items():
         _write(out / name, content)
     return {name: str(out / name) for name in files}
+
+
+def render_page(told: Mapping[str, Any]) -> str:
+    """A report as Markdown: the table, the budget beside it and the curves.
+
+    Args:
+        told: what ``report`` gives, or a ``sweep.json``.
+    """
+    columns = ("dice", "rand_loss", "talk_dice", "talk_rand_loss")
+    lines = [
+        "# The learning-rate table",
+        "",
+        "**Research software, not a medical device.** Written by `coronanet sweep`.",
+        "",
+        f"Budget of every run: {told['described']}; {told['budget']['minutes']:.0f} minutes for all of them.",
+        "",
+        f"Scored on {told['scoring']}. Beside them {told['talk']}: the same table, not the same measurement.",
+    ]
+    for task in dict.fromkeys(row["task"] for row in told["rows"]):
+        lines += ["", f"## {task.replace('_', ' ').capitalize()}", ""]
+        lines += ["| rate | Dice | Rand loss | the talk's Dice | the talk's Rand loss |", "|---|---|---|---|---|"]
+        for row in told["rows"]:
+            if row["task"] == task:
+                figures = ["" if row[name] is None else f"{row[name]:.4f}" for name in columns]
+                mark = "**" if row["best"] else ""
+                lines.append(f"| {mark}{row['rate']}{mark} | {' | '.join(figures)} |")
+    return "\n".join([*lines, "", f"![Loss and Dice of every run]({CURVES})", ""])
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:

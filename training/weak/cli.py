@@ -28,11 +28,16 @@ def weak_verb(
         int, typer.Option(min=1, help="Steps of the first classifier; each later round takes half.")
     ] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of mining.")] = 3,
+    size: Annotated[
+        int, typer.Option(min=32, max=2048, help="Side of the segmentation network's view, a multiple of 32.")
+    ] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of the first weights.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train a lesion network from image labels alone: infected or not, and no drawn mask."""
+    if size % 32:
+        raise UsageError(f"--size {size}: expected a multiple of 32, such as {size // 32 * 32}")
     home = data_home(data)
     if home is None:
         raise UsageError("training needs data: pass --data DIR or set CORONANET_DATA (README, Training)")
@@ -40,10 +45,10 @@ def weak_verb(
         from .train import Budget, train_weakly
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="training", extra="train") from None
-    budget = Budget(classifier_steps, rounds, steps, seed, workers)
+    budget = Budget(classifier_steps, rounds, steps, size, seed, workers)
     err.print(
         f"{rounds} classifiers ({classifier_steps} steps, then {max(1, classifier_steps // 2)} each), then "
-        f"{steps} steps of the segmentation network"
+        f"{steps} steps of the segmentation network at {size} x {size}"
     )
     # Lightning's progress goes to stdout, which is for the answer alone.
     with redirect_stdout(sys.stderr):

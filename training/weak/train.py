@@ -22,7 +22,7 @@ from ..augment import Augmentation
 from ..datasets import load_split
 from ..fit import fit
 from ..recipes import RECIPES, Recipe
-from ..samples import LESION_KNOWN, Sample, Split
+from ..samples import IMAGE_LABELS_ONLY, LESION_KNOWN, Sample, Split
 from ..scores import score
 from ..train import make_card
 from .lungs import Mask
@@ -40,16 +40,19 @@ CLASSIFIER = Recipe(
     lesion_free_share=0.5,
     imagenet=True,
 )
-SUFFIX = " (image labels only)"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long is trained: steps of the first classifier, of each later one half, and of the segmentation network."""
+    """How long is trained: steps of the first classifier, of each later one half, and of the segmentation network.
+
+    The segmentation network works at ``size`` x ``size`` pixels.
+    """
 
     classifier_steps: int = 400
     rounds: int = 3
     steps: int = 800
+    size: int = 256
     seed: int = 0
     workers: int = 1
 
@@ -100,9 +103,9 @@ def train_weakly(
         budget.seed,
     )
     own = _samples(train, mined.train[-1])
-    learnt = Split(
-        own, _samples(held_back, mined.held_back[-1]), tuple(f"{name}{SUFFIX}" for name in split.sources), split.sha256
-    )
+    sources = tuple(f"{name}{IMAGE_LABELS_ONLY}" for name in split.sources)
+    segmenter = replace(segmenter, steps=budget.steps, geometry=Geometry(height=budget.size, width=budget.size))
+    learnt = Split(own, _samples(held_back, mined.held_back[-1]), sources, split.sha256)
     network = _segment(learnt, segmenter, runs / "segmentation", budget)
     card = make_card("binary_segmentation", segmenter.network, learnt, {}, segmenter.geometry)
     # The one place where drawn masks are looked at.
@@ -168,7 +171,7 @@ def _segment(split: Split, recipe: Recipe, folder: Path, budget: Budget) -> nn.M
     folder.mkdir(parents=True, exist_ok=True)
     fitted = fit(
         {"binary_segmentation": make_card("binary_segmentation", recipe.network, split, {}, recipe.geometry)},
-        replace(recipe, steps=budget.steps),
+        recipe,
         split,
         folder,
         seed=budget.seed,

@@ -9,7 +9,7 @@ import pytest
 from coronanet.engines.places import ROOT
 from coronanet.model.errors import UsageError
 from coronanet.training.evaluation.ledger import COLUMNS, Row, append, read_ledger, to_csv
-from coronanet.training.evaluation.results import NOT_A_DEVICE, newest, render
+from coronanet.training.evaluation.results import NOT_A_DEVICE, newest, render, shipped
 
 ROW = Row(
     date_utc="2026-01-02T03:04:05Z",
@@ -76,7 +76,7 @@ def test_a_damaged_line_is_named(damage: Callable[[str], str], tmp_path: Path) -
 
 
 def test_the_best_stands_first_with_its_interval_and_where_it_comes_from() -> None:
-    page = render([ROW, MAPS])
+    page = render([ROW, MAPS], {ROW.sha256})
     assert page.index("U-Net [Fan 2020] (2) | 0.800 (0.700 to 0.800)") < page.index(
         "**Corona-Net unet**, torch fp32 (1)"
     )
@@ -92,12 +92,19 @@ def test_what_was_scored_again_stands_once_and_other_weights_stand_beside_it() -
     assert newest([ROW, other, again]) == [again, other]
 
 
+def test_only_the_weights_that_ship_stand_out() -> None:
+    other = replace(ROW, sha256="d" * 64, name="unet (image labels only)")
+    page = render([ROW, other], {ROW.sha256})
+    assert "| **Corona-Net unet**, torch fp32 (1) |" in page
+    assert "| Corona-Net unet (image labels only), does not ship, torch fp32 (2) |" in page
+
+
 def test_views_are_told_as_what_they_change() -> None:
     turned = replace(ROW, view="turned by 90 degrees", scores={"dice": 0.745})
-    page = render([ROW, turned])
+    page = render([ROW, turned], set[str]())
     assert "| 0.750 | turned by 90 degrees | -0.005 |" in page
     assert "0.745 (" not in page
-    assert "shown otherwise" not in render([ROW])
+    assert "shown otherwise" not in render([ROW], set[str]())
 
 
 def test_studies_and_held_back_groups_come_after_the_test_splits() -> None:
@@ -112,14 +119,14 @@ def test_studies_and_held_back_groups_come_after_the_test_splits() -> None:
         scores={"called_infected": 2.0},
         intervals={},
     )
-    page = render([study, ROW])
+    page = render([study, ROW], set[str]())
     assert "| 2 of 26 |" in page
     assert page.index("## MedSeg test") < page.index("### COVID-CT-MD normal001: infected (classification)")
 
 
 def test_the_committed_page_is_what_the_committed_ledger_says() -> None:
     ledger, page = ROOT / "docs" / "test-ledger.csv", ROOT / "docs" / "results.md"
-    assert page.read_text(encoding="utf-8") == render(read_ledger(ledger)), (
+    assert page.read_text(encoding="utf-8") == render(read_ledger(ledger), shipped(ROOT / "model" / "pretrained")), (
         "write it again: coronanet evaluate --page docs/results.md"
     )
     assert read_ledger(ledger)

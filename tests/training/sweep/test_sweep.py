@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from coronanet.cli import main
+from coronanet.engines.places import ROOT
 from coronanet.model.card import Card
 from coronanet.model.weights import load_network
 from coronanet.training import datasets, fit
@@ -18,7 +19,7 @@ from coronanet.training.samples import Sample, Supervision
 from coronanet.training.sweep import train as sweep
 from coronanet.training.sweep.learner import TalkLearner, talk_scores
 from coronanet.training.sweep.plan import RATES, TALK, Budget, Run, best, rate_name
-from coronanet.training.sweep.report import draw_curves, read_curves, rows
+from coronanet.training.sweep.report import describe, draw_curves, read_curves, render_page, report, rows
 from coronanet.training.train import make_card
 from torch import Tensor, nn
 
@@ -166,6 +167,21 @@ def test_the_best_rate_has_the_highest_dice_and_only_the_talks_rates_have_its_fi
     assert [row["best"] for row in table] == [False, False, True]
     assert [row["talk_dice"] for row in table] == [0.5641, 0.7374, None]
     assert [rate_name(rate) for rate in (*RATES, 2.5e-4)] == ["1e-2", "1e-3", "1e-4", "1e-5", "2.5e-4"]
+
+
+def test_the_page_has_the_table_the_budget_and_the_curves() -> None:
+    page = render_page(report([run(1e-2, 0.5, 0.1), run(3e-4, 0.7, 0.2)], TINY))
+    assert "| 1e-2 | 0.5000 | 0.1000 | 0.5641 | 0.2167 |" in page
+    assert "| **3e-4** | 0.7000 | 0.2000 |  |  |" in page
+    assert describe(TINY) in page
+    assert "](curves.png)" in page
+
+
+def test_the_committed_page_is_what_the_committed_sweep_says() -> None:
+    folder = ROOT / "docs" / "sweep"
+    told = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert (folder / "sweep.md").read_text(encoding="utf-8") == render_page(told)
+    assert (folder / "curves.png").is_file()
 
 
 def test_curves_are_drawn_for_every_task_even_where_nothing_was_logged() -> None:

@@ -269,7 +269,7 @@ TINY = dataclasses.replace(
     imagenet=False,
 )
 QUICK_CLASSIFIER = dataclasses.replace(weak.CLASSIFIER, imagenet=False, batch=2, geometry=Geometry(height=64, width=64))
-QUICK = weak.Budget(classifier_steps=4, rounds=2, steps=4, workers=0)
+QUICK = weak.Budget(classifier_steps=4, rounds=2, steps=4, size=64, workers=0)
 
 
 def masks_made(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[weak.Weak, list[NDArray[np.uint8]]]:
@@ -331,7 +331,7 @@ def test_the_verb_publishes_weights_and_says_what_each_stage_is_worth(
         weak, "train_weakly", lambda *given: really(*given, classifier=QUICK_CLASSIFIER, segmenter=TINY)
     )
     given = ["--data", synthetic_data, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
-    steps = ["--steps", "4", "--classifier-steps", "4", "--rounds", "2", "--workers", "0"]
+    steps = ["--steps", "4", "--classifier-steps", "4", "--rounds", "2", "--size", "64", "--workers", "0"]
     with pytest.raises(SystemExit) as stopped:
         main(["weak", *map(str, given), *steps, "--json"])
     assert not stopped.value.code
