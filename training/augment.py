@@ -27,7 +27,7 @@ class Augmentation:
         rotation_degrees: the usual tilt, on top of a random quarter turn and flips.
         any_angle: how often the tilt is any angle at all.
         aspect: stretch of one axis against the other, as a logarithm.
-        elastic: standard deviation of the elastic displacement.
+        elastic: strength of the elastic displacement: its knots have half of this as standard deviation.
         contrast, shift_hu: gain (as a logarithm) and offset of another scanner or of a window guessed wrongly.
         gamma: exponent (as a logarithm) of a picture that was brightened or darkened.
         noise_hu: largest standard deviation of the noise.
@@ -154,7 +154,7 @@ def _bundles(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _blobs(size: tuple[int, ...], grid: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
-    """Smooth noise of unit deviation on a ``grid``, blown up to ``size``."""
+    """Noise of unit deviation on a ``grid``, blown up to ``size`` smoothly, which lowers the deviation."""
     coarse = rng.normal(0, 1, grid).astype(np.float32)
     return cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
 

@@ -27,6 +27,10 @@ class Averaging(EMAWeightAveraging):
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Nothing: see ``on_fit_end``."""
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # A finished run that is resumed trains no more, and ``on_train_end`` is not called; it must publish the same.
         if self._has_begun():
             super().on_train_end(trainer, pl_module)
 

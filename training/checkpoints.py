@@ -6,10 +6,46 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..model.errors import UsageError
+
+#: The name of a run's checkpoint.
+LAST = "last.ckpt"
+
+
+class Checkpoints(Callback):
+    """Writes a checkpoint every so many steps: what a killed run loses at most.
+
+    Where a validation is due at the same step, the checkpoint waits for it: a run that goes on does no validation again
+    that its checkpoint has seen begin, so the curve would have a gap, and early stopping would have missed a look.
+
+    Args:
+        path: of the checkpoint; each takes the place of the one before.
+        every: steps between two checkpoints.
+        validation_steps: steps between two validations.
+    """
+
+    def __init__(self, path: Path, every: int, validation_steps: int) -> None:
+        self._path, self._every, self._validation_steps = path, every, validation_steps
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        del pl_module, outputs, batch, batch_idx
+        if trainer.global_step % self._validation_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        if trainer.global_step % self._every == 0:
+            trainer.save_checkpoint(self._path)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

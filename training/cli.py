@@ -39,7 +39,7 @@ def train_verb(
     patience: Annotated[
         int | None, typer.Option(min=1, help="Validations without a better score that end the run.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw and of the first weights.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draw and of the first weights.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare slices.")] = 1,
     devices: Annotated[int, typer.Option(min=1, help="Processes that train, one a GPU where there are any.")] = 1,
     start: Annotated[
@@ -48,7 +48,7 @@ def train_verb(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --runs.")] = False,
     show: Annotated[
-        bool, typer.Option("--preview", help="Train nothing: draw what is seen, RUNS/preview.png.")
+        bool, typer.Option("--preview", help="Train nothing: draw what is seen, RUNS/TASK/preview.png.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +66,7 @@ def train_verb(
     if home is None:
         raise UsageError("training needs data: pass --data DIR or set CORONANET_DATA (README, Training)")
     given = read_config(config) if config is not None else None
-    wanted = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "patience": patience}
+    wanted = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "patience": patience, "seed": seed}
     changes: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
     if size is not None:
         changes["geometry"] = {"height": size, "width": size}
@@ -74,13 +74,14 @@ def train_verb(
     def recipe_of(those: list[TaskName], *, as_one: bool) -> "Recipe":
         return change(given or (TOGETHER if as_one else RECIPES[those[0]]), changes)
 
+    groups: dict[str, list[TaskName]] = {"+".join(chosen): chosen} if together else {task: [task] for task in chosen}
     if show:
-        _preview(chosen, home, runs, recipe_of(chosen, as_one=len(chosen) > 1), seed=seed, as_json=as_json)
+        sheets = {name: (those, recipe_of(those, as_one=together)) for name, those in groups.items()}
+        _preview(sheets, home, runs, as_json=as_json)
         return
     trained: list[dict[str, object]] = []
-    alone: list[list[TaskName]] = [[task] for task in chosen]
     with one_voice():
-        for those in [chosen] if together else alone:
+        for those in groups.values():
             recipe = recipe_of(those, as_one=together)
             _announce(those, recipe, devices)
             left_out: list[UsageError] = []
@@ -91,7 +92,6 @@ def train_verb(
                 folder,
                 runs,
                 recipe=recipe,
-                seed=seed,
                 workers=workers,
                 start=start,
                 resume=resume,
@@ -114,14 +114,19 @@ def _announce(tasks: list[TaskName], recipe: "Recipe", devices: int) -> None:
     err.print(f"training {', '.join(tasks)}: {what}", soft_wrap=True)
 
 
-def _preview(tasks: list[TaskName], data: Path, runs: Path, recipe: "Recipe", *, seed: int, as_json: bool) -> None:
+def _preview(sheets: "dict[str, tuple[list[TaskName], Recipe]]", data: Path, runs: Path, *, as_json: bool) -> None:
+    """A contact sheet of every run that these options would begin."""
     from .preview import preview
 
-    sheet = preview(tasks, data, runs / "preview.png", seed=seed, recipe=recipe)
+    drawn = [
+        str(preview(tasks, data, runs / name / "preview.png", recipe=recipe))
+        for name, (tasks, recipe) in sheets.items()
+    ]
     if as_json:
-        emit_json({"preview": str(sheet)})
-    else:
-        out.print(f"what training sees: {sheet}", soft_wrap=True)
+        emit_json({"previews": drawn})
+        return
+    for path in drawn:
+        out.print(f"what training sees: {path}", soft_wrap=True)
 
 
 def _leave_out(left_out: list[UsageError], error: UsageError) -> None:

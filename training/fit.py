@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,7 +18,7 @@ from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from ..model.weights import take_weights
 from .averaging import Averaging
-from .checkpoints import AtomicCheckpoints, steps_done
+from .checkpoints import LAST, AtomicCheckpoints, Checkpoints, steps_done
 from .curves import BoardCurve, CsvCurve
 from .imagenet import take_imagenet
 from .learner import SCORE, Learner
@@ -40,8 +40,8 @@ LIGHTNING_NOISE = (
     ".*your dataloader is not resumable",
 )
 
-#: Builds a ``Learner`` from cards, recipe, validation slices and seed.
-LearnerFactory = Callable[[Mapping[TaskName, Card], Recipe, tuple[Sample, ...], int], Learner]
+#: Builds a ``Learner`` from cards, recipe and validation slices.
+LearnerFactory = Callable[[Mapping[TaskName, Card], Recipe, tuple[Sample, ...]], Learner]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def fit(
     split: Split,
     folder: Path,
     *,
-    seed: int,
     workers: int,
     start: Path | None,
     resume: Path | None,
@@ -87,8 +86,8 @@ def fit(
     for name in ("lightning.pytorch", "lightning.fabric"):
         # Its advice and its account of the hardware; warnings stay.
         logging.getLogger(name).setLevel(logging.WARNING)
-    lightning.seed_everything(seed, workers=True, verbose=False)
-    learner = make_learner(cards, recipe, split.validation, seed)
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    learner = make_learner(cards, recipe, split.validation)
     if resume is None:
         for task in cards:
             if start is not None:
@@ -102,6 +101,7 @@ def fit(
         devices=devices,
         strategy=DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo") if devices > 1 else "auto",
         plugins=[AtomicCheckpoints()],
+        enable_checkpointing=False,
         precision="bf16-mixed",
         max_steps=recipe.steps,
         val_check_interval=recipe.validation_steps,
@@ -115,7 +115,7 @@ def fit(
         use_distributed_sampler=False,
     )
     loader = DataLoader(
-        Views(split.train, geometry, recipe, seed),
+        Views(split.train, geometry, recipe),
         batch_size=recipe.batch // devices,
         sampler=Positions(recipe.steps, recipe.batch, first=done, rank=trainer.global_rank, processes=devices),
         num_workers=workers,
@@ -139,18 +139,12 @@ def _callbacks(learner: Learner, folder: Path) -> list[Callback]:
     callbacks: list[Callback] = [
         # The first weights are noise: averaged in, they would spoil the batch-norm statistics for long.
         Averaging(decay=recipe.ema_decay, begin=recipe.steps // 4),
-        ModelCheckpoint(
-            folder,
-            filename="last",
-            every_n_train_steps=recipe.checkpoint_steps,
-            enable_version_counter=False,
-            save_weights_only=False,
-        ),
         Bar(),
     ]
     if recipe.patience is not None:
         callbacks.append(EarlyStopping(SCORE, patience=recipe.patience, mode="max"))
-    return callbacks
+    # Last, so that it holds what the others have come to.
+    return [*callbacks, Checkpoints(folder / LAST, recipe.checkpoint_steps, recipe.validation_steps)]
 
 
 def _check_devices(devices: int, batch: int, available: int) -> None:

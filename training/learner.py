@@ -48,19 +48,26 @@ def _part(network: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     return getattr(network, name)
 
 
+def prepare(network: nn.Module) -> None:
+    """Lay a network out for fast training; what it computes stays the same."""
+    nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    if not torch.cuda.is_available():
+        speed_up_depthwise(network)
+
+
 class Learner(lightning.LightningModule):
     """The networks in training; what they see is the cards' own ``Preprocess``."""
 
-    def __init__(
-        self, cards: Mapping[TaskName, Card], recipe: Recipe, validation: tuple[Sample, ...], seed: int
-    ) -> None:
+    def __init__(self, cards: Mapping[TaskName, Card], recipe: Recipe, validation: tuple[Sample, ...]) -> None:
         super().__init__()
-        self.cards, self.recipe, self._validation, self._seed = dict(cards), recipe, validation, seed
+        self.cards, self.recipe, self._validation = dict(cards), recipe, validation
         self.preprocess = Preprocess(next(iter(cards.values())))
-        self.networks = build_together(cards)
-        nn.utils.convert_conv2d_weight_memory_format(self.networks, torch.channels_last)
-        if not torch.cuda.is_available():
-            speed_up_depthwise(self.networks)
+        self.networks = self.build()
+        prepare(self.networks)
+
+    def build(self) -> nn.ModuleDict:
+        """One network a task."""
+        return build_together(self.cards)
 
     def network(self, task: TaskName) -> nn.Module:
         return self.networks[task]
@@ -75,33 +82,39 @@ class Learner(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         del batch, batch_idx
         # Dropout draws from the step's own seed: a run that was stopped goes on as if it had not been.
-        torch.manual_seed(self._seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        image = batch[0]
-        pixels = self.preprocess(image).contiguous(memory_format=torch.channels_last)
-        losses = {task: self._loss(task, logits.float(), batch) for task, logits in self.logits(pixels).items()}
-        if len(losses) > 1:
-            self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
-        loss = torch.stack(list(losses.values())).sum()
+        pixels = self.preprocess(batch[0]).contiguous(memory_format=torch.channels_last)
+        logits = self.logits(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            losses = {task: self._loss(task, own.float(), batch) for task, own in logits.items()}
+        told = {task: loss for task, loss in losses.items() if loss is not None}
+        if len(losses) > 1 and told:
+            self.log_dict({f"loss_{task}": loss for task, loss in told.items()})
+        # A network without a slice to learn from takes part all the same: other processes wait for its gradient.
+        silent = [own.float().sum() * 0 for task, own in logits.items() if task not in told]
+        loss = torch.stack([*told.values(), *silent]).sum()
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def _loss(self, task: TaskName, logits: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, task: TaskName, logits: Tensor, batch: Batch) -> Tensor | None:
+        """What the task's slices of a batch cost; None where no slice tells the task anything."""
         _, labels, lung, supervision = batch
+        if task == "multiclass_segmentation":
+            return partial_label_loss(logits, labels, supervision)
+        if task == "lung_segmentation":
+            drawn = lung[:, 0, 0] != UNKNOWN
+            return binary_loss(logits[drawn], lung[drawn]) if bool(drawn.any()) else None
         lesion_known = torch.tensor([SUPERVISIONS.index(name) for name in LESION_KNOWN], device=supervision.device)
         known = torch.isin(supervision, lesion_known)
-        match task:
-            case "multiclass_segmentation":
-                return partial_label_loss(logits, labels, supervision)
-            case "binary_segmentation":
-                return binary_loss(logits[known], (labels[known] > 0).to(torch.uint8))
-            case "lung_segmentation":
-                drawn = lung[:, 0, 0] != UNKNOWN
-                return binary_loss(logits[drawn], lung[drawn])
-            case "classification":
-                infected = (labels[known] > 0).float().mean(dim=(1, 2)) >= self.recipe.minimum_lesion
-                return F.binary_cross_entropy_with_logits(logits[known, 0], infected.float())
+        if not bool(known.any()):
+            return None
+        lesion = labels[known] > 0
+        if task == "binary_segmentation":
+            return binary_loss(logits[known], lesion.to(torch.uint8))
+        infected = lesion.float().mean(dim=(1, 2)) >= self.recipe.minimum_lesion
+        return F.binary_cross_entropy_with_logits(logits[known, 0], infected.float())
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

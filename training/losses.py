@@ -9,8 +9,8 @@ from .samples import SUPERVISIONS, Supervision
 #: Which of the four classes (background, ground glass, consolidation, effusion) each label value may mean.
 ALLOWED: dict[Supervision, list[list[int]]] = {
     "types": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
-    "lesion": [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]],
-    "effusion": [[1, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]],
+    "lesion": [[1, 0, 0, 0], [0, 1, 1, 0]],
+    "effusion": [[1, 1, 1, 0], [0, 0, 0, 1]],
 }
 
 
@@ -46,18 +46,21 @@ def partial_label_loss(logits: Tensor, labels: Tensor, supervision: Tensor) -> T
         labels: integer ``[N, h, w]``, read as each slice's supervision says.
         supervision: index into ``SUPERVISIONS`` ``[N]``.
     """
-    probability = logits.softmax(dim=1)
+    log_probability = logits.log_softmax(dim=1)
     losses: list[Tensor] = []
     for index, name in enumerate(SUPERVISIONS):
         chosen = supervision == index
         if not bool(chosen.any()):
             continue
-        meanings = torch.tensor(ALLOWED[name], dtype=probability.dtype, device=probability.device)
-        own, truth = probability[chosen], labels[chosen].long()
+        meanings = torch.tensor(ALLOWED[name], device=logits.device).bool()
+        own, truth = log_probability[chosen], labels[chosen].long()
         allowed = meanings[truth].movedim(-1, 1)
-        cross_entropy = -(own * allowed).sum(1).clamp_min(1e-6).log().mean()
-        merged = torch.einsum("nchw,lc->nlhw", own, meanings)
-        present = [value for value in range(1, len(meanings)) if meanings[value].any()]
-        dice = torch.stack([dice_loss(merged[:, value], (truth == value).float()) for value in present]).mean()
-        losses.append((cross_entropy + dice) * chosen.float().mean())
+        cross_entropy = -own.masked_fill(~allowed, -torch.inf).logsumexp(dim=1).mean()
+        probability = own.exp()
+        dice = [
+            dice_loss(probability[:, classes].sum(1), (truth == value).float())
+            for value, classes in enumerate(meanings)
+            if value > 0
+        ]
+        losses.append((cross_entropy + torch.stack(dice).mean()) * chosen.float().mean())
     return torch.stack(losses).sum()

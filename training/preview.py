@@ -1,6 +1,5 @@
 """The contact sheet of `coronanet train --preview`: what training sees, as a picture for people."""
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..model.pixels import Preprocess
 from ..model.tasks import TaskName
 from .augment import View, augment
 from .datasets import load_split
+from .files import write_whole
 from .recipes import RECIPES, TOGETHER, Recipe
 from .samples import UNKNOWN, Sample, Supervision
 from .train import card_for
@@ -43,7 +43,6 @@ def preview(
     data: Path,
     path: Path,
     *,
-    seed: int = 0,
     recipe: Recipe | None = None,
     rows: int = 8,
 ) -> Path:
@@ -64,11 +63,12 @@ def preview(
     recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
     split = load_split(tasks, data)
     card = card_for(tasks[0], recipe, split, {})
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(recipe.seed)
     chosen = choose_rows(split.train, rows, rng)
     grid = np.vstack([_row(sample, card, recipe, rng, tasks) for sample in chosen])
     legend = _legend({sample.supervision for sample in chosen}, any(s.lung is not None for s in chosen), grid.shape[1])
-    _write(np.vstack([legend, grid]), path)
+    encoded: Any = cv2.imencode(".png", cv2.cvtColor(np.vstack([legend, grid]), cv2.COLOR_RGB2BGR))[1]
+    write_whole(path, encoded.tobytes())
     return path
 
 
@@ -166,15 +166,3 @@ def _legend(supervisions: Collection[Supervision], lungs: bool, width: int) -> P
         _text(legend, name, (x + 18, 20), (255, 255, 255))
         x += 180
     return legend
-
-
-def _write(picture: Picture, path: Path) -> None:
-    """Whole or not at all: a temporary file beside the target, then its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded: Any = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-    work = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        work.write_bytes(encoded.tobytes())
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)

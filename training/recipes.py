@@ -36,7 +36,9 @@ class Recipe:
         imagenet: whether the encoder begins with ImageNet weights.
         checkpoint_steps: steps between two checkpoints: what a killed run loses at most.
         validation_steps: steps between two looks at the slices held back.
-        patience: validations without a better score after which the run ends early; None: never.
+        patience: validations without a better score after which the run ends early and publishes the average as it
+            is then; None: never.
+        seed: of the draw and of the first weights.
     """
 
     network: Network
@@ -55,6 +57,7 @@ class Recipe:
     checkpoint_steps: Count = 100
     validation_steps: Count = 500
     patience: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 SEGMENTER = Network(family="efficientnet_lite", parameters={"decoder": 32, "dropout": 0.1})

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: What a label map says. ``types``: every pixel is background, ground glass or consolidation, and effusion is absent.
+#: What a label map says. ``types``: every pixel is background, ground glass or consolidation; effusion is taken to be
+#: absent, though nobody drew it there (decision 14).
 #: ``lesion``: lesion (1) or not, the kind unknown. ``effusion``: effusion (1) or not, other lesions not labelled.
 Supervision = Literal["types", "lesion", "effusion"]
 SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)

@@ -1,6 +1,6 @@
 """Scores of a network in training, on whole slices of groups held back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,25 +18,31 @@ from .samples import LESION_KNOWN, Sample
 def score(network: nn.Module, card: Card, samples: Sequence[Sample]) -> dict[str, float]:
     """Scores through the card's own ``Preprocess`` and ``Decide``, on the slices whose labels tell the task's truth.
 
-    Segmentation: Dice per class, pooled. Classification: AUC, and sensitivity and specificity at the operating point.
+    Segmentation, a label: ``dice``, the mean over the slices that show it, and ``dice_pooled``, one Dice over the
+    pixels of all slices. Classification: AUC, and sensitivity and specificity at the operating point.
     """
     told = [sample for sample in samples if _tells(sample, card.task)]
+    decided = list(decisions(network, card, told))
+    if card.task == "classification":
+        return _classification_scores(np.array(decided)[:, 0], told, card.threshold or 0.5)
+    return _dice_scores(list(zip(decided, told, strict=True)), card.task)
+
+
+def decisions(network: nn.Module, card: Card, samples: Iterable[Sample]) -> Iterator[NDArray[Any]]:
+    """What a network in training decides of whole slices: masks uint8 ``[H, W]``, or probabilities float32 ``[1]``."""
     preprocess, decide = Preprocess(card), build_decide(card)
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    decisions: list[NDArray[Any]] = []
-    with torch.inference_mode():
-        for sample in told:
-            image = torch.from_numpy(sample.image[None])
+    for sample in samples:
+        image = torch.from_numpy(sample.image[None])
+        with torch.inference_mode():
             with torch.autocast(device.type, torch.bfloat16):
                 logits = network(preprocess(image).to(device, memory_format=torch.channels_last))
             logits = logits.float().cpu()
-            decisions.append((decide(logits, image) if card.spec.is_segmentation else decide(logits)).numpy()[0])
+            decision = decide(logits, image) if card.spec.is_segmentation else decide(logits)
+        yield decision.numpy()[0]
     network.train(was_training)
-    if card.task == "classification":
-        return _classification_scores(np.array(decisions)[:, 0], told, card.threshold or 0.5)
-    return _dice_scores(list(zip(decisions, told, strict=True)), card.task)
 
 
 def _tells(sample: Sample, task: TaskName) -> bool:
@@ -60,19 +66,22 @@ def _classification_scores(
 
 
 def _dice_scores(scored: list[tuple[NDArray[Any], Sample]], task: TaskName) -> dict[str, float]:
-    def pooled(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> float:
-        return dice(np.concatenate([a.ravel() for a, _ in pairs]), np.concatenate([b.ravel() for _, b in pairs]))
-
     if task == "lung_segmentation":
-        return {"dice": pooled([(mask == 1, sample.lung == 1) for mask, sample in scored if sample.lung is not None])}
+        return _dice("", [(mask == 1, sample.lung == 1) for mask, sample in scored if sample.lung is not None])
     if task == "binary_segmentation":
-        return {"dice": pooled([(mask == 1, sample.labels > 0) for mask, sample in scored])}
-    types = [(mask, sample) for mask, sample in scored if sample.supervision == "types"]
-    effusion = [(mask, sample) for mask, sample in scored if sample.supervision == "effusion"]
-    scores = {
-        "dice_ground_glass": pooled([(mask == 1, sample.labels == 1) for mask, sample in types]),
-        "dice_consolidation": pooled([(mask == 2, sample.labels == 2) for mask, sample in types]),
-    }
-    if effusion:
-        scores["dice_pleural_effusion"] = pooled([(mask == 3, sample.labels == 1) for mask, sample in effusion])
-    return scores
+        return _dice("", [(mask == 1, sample.labels > 0) for mask, sample in scored])
+    types = [(mask, sample.labels) for mask, sample in scored if sample.supervision == "types"]
+    effusion = [(mask == 3, sample.labels == 1) for mask, sample in scored if sample.supervision == "effusion"]
+    return (
+        _dice("_ground_glass", [(mask == 1, labels == 1) for mask, labels in types])
+        | _dice("_consolidation", [(mask == 2, labels == 2) for mask, labels in types])
+        | (_dice("_pleural_effusion", effusion) if effusion else {})
+    )
+
+
+def _dice(label: str, pairs: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> dict[str, float]:
+    """Of masks and truths: NaN is nothing's mean, so where no slice shows the label, there is the pooled Dice alone."""
+    shown = [dice(mask, truth) for mask, truth in pairs if truth.any()]
+    masks, truths = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    mean = {f"dice{label}": float(np.mean(shown))} if shown else {}
+    return mean | {f"dice_pooled{label}": dice(masks, truths)}

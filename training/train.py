@@ -8,6 +8,7 @@ from ..model.card import Card, Geometry, Network, Normalisation, TrainingData, W
 from ..model.errors import UsageError
 from ..model.tasks import TASKS, TaskName
 from ..model.weights import save_weights
+from .checkpoints import LAST, steps_done
 from .config import CONFIG, differences, read_config, write_config
 from .datasets import Report, load_split
 from .fit import fit
@@ -30,7 +31,6 @@ def train(
     runs: Path,
     *,
     recipe: Recipe | None = None,
-    seed: int = 0,
     workers: int = 1,
     start: Path | None = None,
     resume: bool = False,
@@ -40,7 +40,7 @@ def train(
     """Train the network of a task and publish ``out/<task>/``: its card, weights and ``config.toml``.
 
     Several tasks train together: one network with a head each, published as one network a task. The run's own recipe,
-    checkpoint and curves are in ``runs/<task>/``, or ``runs/together/``.
+    checkpoint and curves are in ``runs/<task>/``, or ``runs/<task>+<task>/``.
 
     Args:
         start: weights to begin with, as far as they fit, instead of the recipe's own beginning: a file, or a folder
@@ -50,24 +50,25 @@ def train(
         resume: whether to go on from the last checkpoint in ``runs``, where there is one.
 
     Raises:
-        UsageError: the data sets of the tasks are not in ``data``, ``start`` does not fit the network, or the run to
-            resume was begun with another recipe.
+        UsageError: the data sets of the tasks are not in ``data``, ``start`` does not fit the network, the run to
+            resume was begun with another recipe, or an unfinished run would be lost.
         OSError: the disk is full; the last checkpoint stays, and nothing is published.
     """
     recipe = recipe or (RECIPES[tasks[0]] if len(tasks) == 1 else TOGETHER)
     split = load_split(tasks, data, report)
     cards: dict[TaskName, Card] = {task: card_for(task, recipe, split, {}) for task in tasks}
-    folder = runs / (tasks[0] if len(tasks) == 1 else "together")
+    folder = runs / "+".join(tasks)
     folder.mkdir(parents=True, exist_ok=True)
-    last = folder / "last.ckpt"
+    last = folder / LAST
     resumed = last if resume and last.is_file() else None
+    if resumed is None and last.is_file():
+        _refuse_to_lose(last, folder / CONFIG)
     _keep_recipe(recipe, folder / CONFIG, resumed)
     fitted = fit(
         cards,
         recipe,
         split,
         folder,
-        seed=seed,
         workers=workers,
         start=start,
         resume=resumed,
@@ -87,6 +88,16 @@ def train(
             reason = f"{error.strerror or error}: nothing was published there; make room and go on with --resume"
             raise OSError(error.errno, reason, str(out / task)) from None
     return cards
+
+
+def _refuse_to_lose(last: Path, config: Path) -> None:
+    """A run that was stopped before its end is worth hours: it is not overwritten for want of ``--resume``."""
+    done, wanted = steps_done(last), read_config(config).steps
+    if done < wanted:
+        raise UsageError(
+            f"a run was stopped there after {done} of {wanted} steps: go on with --resume, name another folder with "
+            f"--runs, or delete {last}"
+        )
 
 
 def _keep_recipe(recipe: Recipe, path: Path, resumed: Path | None) -> None:

@@ -25,8 +25,8 @@ class Item(NamedTuple):
 class Views(Dataset[Item]):
     """Random views by position: the same position gives the same view in any process, before and after a stop."""
 
-    def __init__(self, samples: tuple[Sample, ...], geometry: Geometry, recipe: Recipe, seed: int) -> None:
-        self._samples, self._recipe, self._seed = samples, recipe, seed
+    def __init__(self, samples: tuple[Sample, ...], geometry: Geometry, recipe: Recipe) -> None:
+        self._samples, self._recipe = samples, recipe
         self._size = (geometry.height, geometry.width)
         free = np.array([not sample.labels.any() for sample in samples])
         share = recipe.lesion_free_share if free.any() and not free.all() else float(free.all())
@@ -39,7 +39,7 @@ class Views(Dataset[Item]):
         self._weight = weight / weight.sum()
 
     def __getitem__(self, index: int) -> Item:
-        rng = np.random.default_rng((self._seed, index))
+        rng = np.random.default_rng((self._recipe.seed, index))
         sample = self._samples[int(rng.choice(len(self._samples), p=self._weight))]
         view = augment(sample, self._size, self._recipe.augmentation, rng)
         return Item(*view, SUPERVISIONS.index(sample.supervision))

@@ -28,6 +28,7 @@ OTHER = Recipe(
     checkpoint_steps=7,
     validation_steps=9,
     patience=4,
+    seed=5,
 )
 
 
@@ -50,6 +51,7 @@ NETWORK = '[network]\nfamily = "unet"\nparameters = {}\n'
         (NETWORK + "[geometry]\nheight = 33\nwidth = 64\n", "geometry.height"),
         ("steps = \n", "is not TOML"),
         ("batch = 0\n" + NETWORK, "batch"),
+        ("seed = -1\n" + NETWORK, "seed"),
         ("learning_rate = nan\n" + NETWORK, "learning_rate"),
         ("learning_rate = 1979-05-27\n" + NETWORK, "learning_rate"),
         ("ema_decay = 1.0\n" + NETWORK, "ema_decay"),

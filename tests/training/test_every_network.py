@@ -104,10 +104,10 @@ def train_a_little(card: Card, split: Split) -> nn.Module:
     """A few real steps on synthetic data: every loss is finite, and no weight stays where it was."""
     torch.manual_seed(0)
     recipe = Recipe(card.network, steps=STEPS)
-    learner = Learner({card.task: card}, recipe, split.validation, 0).train()
+    learner = Learner({card.task: card}, recipe, split.validation).train()
     network = learner.network(card.task)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    views = Views(split.train, card.geometry, recipe, 0)
+    views = Views(split.train, card.geometry, recipe)
     batch = default_collate([views[index] for index in range(BATCH_SIZE)])
     configured = learner.configure_optimizers()
     for step in range(STEPS):

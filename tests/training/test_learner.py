@@ -9,6 +9,7 @@ from coronanet.model.card import Geometry, Network
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.training.learner import Learner, build_together
+from coronanet.training.losses import partial_label_loss
 from coronanet.training.recipes import SEGMENTATIONS, Recipe
 from coronanet.training.samples import SUPERVISIONS, UNKNOWN, Sample, Split, Supervision
 from coronanet.training.train import card_for
@@ -24,7 +25,7 @@ NOTHING = Split((), (), (), "0" * 64)
 def learner(*tasks: TaskName) -> Learner:
     torch.manual_seed(0)
     recipe = CLASSIFIER if tasks == ("classification",) else RECIPE
-    made = Learner({task: card_for(task, recipe, NOTHING, {}) for task in tasks}, recipe, (), 0)
+    made = Learner({task: card_for(task, recipe, NOTHING, {}) for task in tasks}, recipe, ())
     made.log = made.log_dict = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
@@ -87,6 +88,38 @@ def test_what_the_labels_do_tell_is_taught(task: TaskName) -> None:
     made = learner(task).eval()
     one, other = (slopes(made, batch(sample)) for sample in told[task])
     assert any(not torch.allclose(slope, other[name]) for name, slope in one.items())
+
+
+@pytest.mark.parametrize("task", ["classification", "binary_segmentation", "lung_segmentation"])
+def test_a_batch_that_tells_a_task_nothing_costs_nothing(task: TaskName) -> None:
+    made = learner(task)
+    given = batch(item("effusion", 1, UNKNOWN), item("effusion", 0, UNKNOWN))
+    loss = made.training_step(given, 0)
+    assert loss.item() == 0
+    assert all(not slope.any() for slope in slopes(made, given).values())
+
+
+def test_together_a_task_without_a_slice_is_left_out_of_the_loss() -> None:
+    made = learner(*SEGMENTATIONS).eval()
+    logged: dict[str, Any] = {}
+
+    def note(told: dict[str, Any]) -> None:
+        logged.update(told)
+
+    made.log_dict = note  # pyright: ignore[reportAttributeAccessIssue]
+    loss = made.training_step(batch(item("types", 1, UNKNOWN)), 0)
+    assert set(logged) == {"loss_multiclass_segmentation", "loss_binary_segmentation"}
+    torch.testing.assert_close(loss, torch.stack(list(logged.values())).sum())
+
+
+def test_losses_are_computed_in_single_precision_under_autocast() -> None:
+    made = learner("multiclass_segmentation").eval()
+    given = batch(item("types", 1, 1), item("lesion", 1, 1), item("effusion", 1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = made.preprocess(given[0])
+        logits = made.logits(pixels)["multiclass_segmentation"].float()
+        loss = made.training_step(given, 0)
+    torch.testing.assert_close(loss, partial_label_loss(logits, given[1], given[3]), rtol=1e-5, atol=1e-6)
 
 
 def test_together_every_task_gives_its_own_loss_in_one_pass() -> None:

@@ -40,11 +40,23 @@ def test_every_decision_that_the_labels_allow_is_free_and_every_other_costs(
         assert loss(logits_for(*decision), labels, supervision) > 0.1
 
 
-def test_a_batch_of_mixed_supervision_is_the_mean_of_its_slices_cross_entropy_weights() -> None:
-    both = torch.cat([logits_for(0, 1), logits_for(1, 3)])
-    labels = torch.tensor([[[0, 1]], [[0, 1]]])
-    index = torch.tensor([SUPERVISIONS.index("lesion"), SUPERVISIONS.index("effusion")])
-    assert float(partial_label_loss(both, labels, index)) == pytest.approx(0, abs=1e-3)
+def test_every_supervision_weighs_as_much_as_its_share_of_the_batch() -> None:
+    wrong, right = logits_for(1, 0), logits_for(1, 3)
+    labels = torch.tensor([[[0, 1]]])
+    lesion, effusion = (torch.tensor([SUPERVISIONS.index(name)]) for name in ("lesion", "effusion"))
+    alone = float(partial_label_loss(wrong, labels, lesion))
+    assert alone > 1
+    mixed = partial_label_loss(
+        torch.cat([wrong, right, right]), labels.expand(3, -1, -1), torch.cat([lesion, effusion, effusion])
+    )
+    assert float(mixed) == pytest.approx(alone / 3, rel=1e-3)
+
+
+def test_a_pixel_that_is_wrong_for_certain_still_teaches() -> None:
+    logits = (logits_for(3, 1) * 5).requires_grad_()
+    partial_label_loss(logits, torch.tensor([[[0, 1]]]), torch.tensor([SUPERVISIONS.index("types")])).backward()
+    assert logits.grad is not None
+    assert float(logits.grad[0, 0, 0, 0]) < -0.1
 
 
 def test_the_binary_loss_falls_to_zero_on_the_truth() -> None:

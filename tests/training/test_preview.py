@@ -12,7 +12,7 @@ from coronanet.model.card import Geometry
 from coronanet.model.errors import UsageError
 from coronanet.training import preview as module
 from coronanet.training.augment import View
-from coronanet.training.datasets import SOURCES
+from coronanet.training.datasets import SOURCES, radiopaedia
 from coronanet.training.preview import COLOURS, COLUMNS, LUNG_COLOUR, choose_rows, preview, tile
 from coronanet.training.recipes import RECIPES
 from coronanet.training.samples import UNKNOWN, Sample
@@ -43,7 +43,15 @@ def test_a_sheet_has_a_row_a_slice_and_a_column_a_view(synthetic_data: Path, tmp
 
 def test_a_seed_decides_the_sheet(synthetic_data: Path, tmp_path: Path) -> None:
     sheets = [
-        read(preview(["lung_segmentation"], synthetic_data, tmp_path / f"{number}.png", seed=seed, rows=1))
+        read(
+            preview(
+                ["lung_segmentation"],
+                synthetic_data,
+                tmp_path / f"{number}.png",
+                recipe=dataclasses.replace(RECIPES["lung_segmentation"], seed=seed),
+                rows=1,
+            )
+        )
         for number, seed in enumerate((1, 1, 2))
     ]
     np.testing.assert_array_equal(sheets[0], sheets[1])
@@ -95,17 +103,23 @@ def test_an_unknown_lung_has_no_contour() -> None:
     assert not has(tile(blank, view, "types", "made: types"), LUNG_COLOUR)
 
 
-def test_the_verb_draws_and_trains_nothing(
-    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_verb_draws_a_sheet_of_every_run_and_trains_nothing(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, weights = tmp_path / "runs", tmp_path / "weights"
-    folders = ["--data", str(synthetic_data), "--runs", str(runs), "--out", str(weights)]
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "lung_segmentation", "--preview", *folders, "--json"])
-    assert not stopped.value.code
-    assert json.loads(capsys.readouterr().out) == {"preview": str(runs / "preview.png")}
-    assert [file.name for file in runs.iterdir()] == ["preview.png"]
-    assert not weights.exists()
+    for task in ("binary_segmentation", "lung_segmentation"):
+        monkeypatch.setitem(SOURCES, task, (("Radiopaedia", radiopaedia),))
+    tasks = ["binary_segmentation", "lung_segmentation"]
+    alone: list[str] = []
+    for option, names in ((alone, tasks), (["--together"], ["+".join(tasks)])):
+        runs, weights = tmp_path / "runs" / str(len(names)), tmp_path / "weights"
+        folders = ["--data", str(synthetic_data), "--runs", str(runs), "--out", str(weights)]
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *tasks, *option, "--preview", *folders, "--json"])
+        assert not stopped.value.code
+        sheets = [runs / name / "preview.png" for name in names]
+        assert json.loads(capsys.readouterr().out) == {"previews": [str(sheet) for sheet in sheets]}
+        assert sorted(path for path in runs.rglob("*") if path.is_file()) == sorted(sheets)
+        assert not weights.exists()
 
 
 def test_another_kind_of_file_is_refused(synthetic_data: Path, tmp_path: Path) -> None:

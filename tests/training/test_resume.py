@@ -21,7 +21,8 @@ steps = 40
 batch = 2
 ema_decay = 0.9
 checkpoint_steps = 8
-validation_steps = 12
+validation_steps = 8
+patience = 9
 
 [network]
 family = "unet"
@@ -92,7 +93,31 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_weights(synthetic_data: Path
     assert weights(killed) == weights(tmp_path / "whole"), said.decode()
     assert curve(killed) == curve(tmp_path / "whole")
     assert [int(row["step"]) for row in curve(killed) if row["loss"]] == list(range(3, 40, 4))
-    assert [int(row["step"]) for row in curve(killed) if row["score"]] == [11, 23, 35]
+    assert [int(row["step"]) for row in curve(killed) if row["score"]] == [7, 15, 23, 31, 39]
+
+
+def test_a_finished_run_that_is_resumed_publishes_the_same_again(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a disk that was full when the weights were written."""
+    code, said = run(capsys, arguments(synthetic_data, tmp_path))
+    assert code == 0, said
+    published, drawn = weights(tmp_path), curve(tmp_path)
+    code, said = run(capsys, arguments(synthetic_data, tmp_path, "--resume"))
+    assert code == 0, said
+    assert weights(tmp_path) == published
+    assert curve(tmp_path) == drawn
+
+
+def test_a_run_that_was_stopped_is_not_lost_for_want_of_an_option(
+    synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AtomicCheckpoints().save_checkpoint({"global_step": 8}, last(tmp_path))
+    (last(tmp_path).parent / "config.toml").write_text(CONFIG)
+    code, said = run(capsys, arguments(synthetic_data, tmp_path))
+    assert code == 2
+    assert "a run was stopped there after 8 of 40 steps: go on with --resume" in " ".join(said.split())
+    assert steps_done(last(tmp_path)) == 8
 
 
 def test_a_run_does_not_go_on_with_another_recipe(

@@ -60,7 +60,9 @@ def test_each_kind_of_lesion_is_scored_where_its_label_is_exact() -> None:
         drawn("lesion", 2, 2, 2, 2, labels=[0, 0, 0, 1]),
         drawn("effusion", 0, 3, 3, 0, labels=[0, 1, 1, 1]),
     )
-    assert told == pytest.approx({"dice_ground_glass": 2 / 3, "dice_consolidation": 1.0, "dice_pleural_effusion": 0.8})
+    each = {"ground_glass": 2 / 3, "consolidation": 1.0, "pleural_effusion": 0.8}
+    pooled = {f"dice_pooled_{name}": value for name, value in each.items()}
+    assert told == pytest.approx({f"dice_{name}": value for name, value in each.items()} | pooled)
 
 
 def test_lesion_or_not_is_scored_on_every_slice_that_tells() -> None:
@@ -71,12 +73,18 @@ def test_lesion_or_not_is_scored_on_every_slice_that_tells() -> None:
         drawn("effusion", 1, 1, 1, 1, labels=[0, 0, 0, 0]),
     )
     # Pooled: 3 quarters are found, 4 are there, all 3 rightly.
-    assert told == pytest.approx({"dice": 6 / 7})
+    # Each: all of the first, half of the second.
+    assert told == pytest.approx({"dice": (1 + 2 / 3) / 2, "dice_pooled": 6 / 7})
+
+
+def test_a_slice_without_the_label_counts_in_the_pool_alone() -> None:
+    told = scores("binary_segmentation", drawn("types", 1, 1, 0, 0), drawn("types", 1, 0, 0, 0, labels=[0, 0, 0, 0]))
+    assert told == pytest.approx({"dice": 1.0, "dice_pooled": 4 / 5})
 
 
 def test_lungs_are_scored_where_they_are_drawn() -> None:
     told = scores("lung_segmentation", drawn("types", 1, 1, 1, 0, lung=1), drawn("types", 1, 1, 1, 1))
-    assert told == pytest.approx({"dice": 6 / 7})
+    assert told == pytest.approx({"dice": 6 / 7, "dice_pooled": 6 / 7})
 
 
 def test_a_classifier_is_scored_at_its_operating_point() -> None:

@@ -6,14 +6,13 @@ A CSV file that only grows. Only numbers that stand there are published.
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ...engines.places import ROOT
 from ...model.errors import UsageError
+from ..files import write_whole
 
 #: The sets whose every score is written here.
 MEDSEG_TEST, UCSD_TEST = "MedSeg test", "UCSD COVID-CT test"
@@ -31,13 +30,13 @@ class Row:
         date_utc: when it was scored, ISO 8601.
         sha256: of the file of weights, or of the folder of maps as ``sha256sum * | sha256sum`` gives it.
         card_sha256: of the card that decided with these weights; empty for maps.
-        kind: ``weights``, ``bundle`` or ``maps``.
+        kind: ``weights``, ``bundle``, ``maps`` or ``baseline``.
         name: the family of the network, or the folder of the maps.
         runs_on: backend and precision; empty for maps.
         view: how the slices were shown.
         images: how many were scored; ``showing`` of them show the label in truth (None where nobody has said).
         resampled: what the intervals draw.
-        scores: by name, as ``evaluate_scores`` defines them.
+        scores: by name, as ``evaluation.scores`` defines them.
         intervals: the 95 % interval of each score that has one.
     """
 
@@ -100,22 +99,7 @@ def append(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         UsageError: what stands at ``path`` is not a ledger.
     """
-    write_whole(path, to_csv([*read_ledger(path), *rows]))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step; it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(work).chmod(0o644)
-        os.replace(work, path)
-    finally:
-        Path(work).unlink(missing_ok=True)
+    write_whole(path, to_csv([*read_ledger(path), *rows]).encode())
 
 
 def to_csv(rows: Sequence[Row]) -> str:

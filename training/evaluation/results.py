@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ...engines.bundle import WEIGHTS, hash_file
 from ...model.tasks import TASK_NAMES, TASKS
-from .ledger import AS_GIVEN, MEDSEG_TEST, UCSD_TEST, Row, write_whole
+from ..files import write_whole
+from .ledger import AS_GIVEN, MEDSEG_TEST, UCSD_TEST, Row
 
 NOT_A_DEVICE = "Research software, not a medical device; not for diagnosis or treatment decisions."
 #: Somebody else's networks, by the folder that their maps come in, and where they were described.
@@ -107,7 +108,7 @@ def source_of(row: Row) -> Source:
 
 def write_page(path: Path, rows: Sequence[Row], pretrained: Path) -> None:
     """Write the page of a ledger's rows, whole or not at all; ``pretrained`` holds the weights that ship."""
-    write_whole(path, render(rows, shipped(pretrained)))
+    write_whole(path, render(rows, shipped(pretrained)).encode())
 
 
 def shipped(pretrained: Path) -> frozenset[str]:
@@ -131,7 +132,9 @@ def newest(rows: Iterable[Row]) -> list[Row]:
     """What was scored last of each subject on each label, set and view, in the order of the ledger."""
     last: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        subject = (row.sha256, row.card_sha256, row.kind, row.name, row.runs_on)
+        # The hash of a baseline is its code's, which may be written anew and say the same.
+        sha256 = "" if row.kind == "baseline" else row.sha256
+        subject = (sha256, row.card_sha256, row.kind, row.name, row.runs_on)
         last[(*subject, row.task, row.set, row.label, row.view)] = row
     return list(last.values())
 

@@ -138,7 +138,8 @@ def _network(
 
 
 def _is_weak(card: Card) -> bool:
-    return all(source.endswith(IMAGE_LABELS_ONLY) for source in card.training_data.sources)
+    sources = card.training_data.sources
+    return bool(sources) and all(source.endswith(IMAGE_LABELS_ONLY) for source in sources)
 
 
 def _decide_with(predictor: Predictor) -> Decide:

@@ -10,11 +10,11 @@ from torch import nn
 
 from ...model.card import Card
 from ...model.metrics import dice, rand_error
-from ...model.pixels import Preprocess, build_decide
 from ...model.tasks import LESION_TYPES, TaskName
 from ..learner import Learner
 from ..recipes import Recipe
 from ..samples import LESION_KNOWN, Sample
+from ..scores import decisions
 
 #: The talk divides the rate by ten after every so many passes through the data.
 EPOCHS_PER_DECADE = 100
@@ -35,11 +35,10 @@ class TalkLearner(Learner):
         cards: Mapping[TaskName, Card],
         recipe: Recipe,
         validation: tuple[Sample, ...],
-        seed: int,
         *,
         epoch_steps: int,
     ) -> None:
-        super().__init__(cards, recipe, validation, seed)
+        super().__init__(cards, recipe, validation)
         self._held_back, self._epoch_steps = validation, epoch_steps
 
     def configure_optimizers(self) -> Any:
@@ -69,26 +68,17 @@ def talk_scores(network: nn.Module, card: Card, samples: Sequence[Sample]) -> di
     several); ``rand_loss`` is the mean over all slices, lesion-free ones included. Slices whose labels do not tell the
     kind of lesion score no kind.
     """
-    preprocess, decide = Preprocess(card), build_decide(card)
     overlap: dict[str, list[float]] = {}
     rand: list[float] = []
-    was_training = network.training
-    network.eval()
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        for sample in samples:
-            image = torch.from_numpy(sample.image[None])
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = network(preprocess(image).to(device, memory_format=torch.channels_last))
-            comparable = _comparable(decide(logits.float().cpu(), image).numpy()[0], sample, card.task)
-            if comparable is None:
-                continue
-            mask, truth, classes = comparable
-            rand.append(rand_error(mask, truth))
-            for value, name in classes.items():
-                if (truth == value).any():
-                    overlap.setdefault(name, []).append(dice(mask == value, truth == value))
-    network.train(was_training)
+    for decision, sample in zip(decisions(network, card, samples), samples, strict=True):
+        comparable = _comparable(decision, sample, card.task)
+        if comparable is None:
+            continue
+        mask, truth, classes = comparable
+        rand.append(rand_error(mask, truth))
+        for value, name in classes.items():
+            if (truth == value).any():
+                overlap.setdefault(name, []).append(dice(mask == value, truth == value))
     by_class = {f"dice_{name.replace(' ', '_')}": float(np.mean(values)) for name, values in sorted(overlap.items())}
     several = by_class if card.task == "multiclass_segmentation" else {}
     return {

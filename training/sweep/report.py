@@ -4,14 +4,13 @@ import csv
 import dataclasses
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...model.errors import MissingPackageError
 from ...model.tasks import TaskName
+from ..files import write_whole
 from .plan import TALK, Budget, Run, best, rate_name, run_folder
 
 METRICS = "metrics.csv"
@@ -31,7 +30,7 @@ def describe(budget: Budget) -> str:
     """The budget in one line."""
     return (
         f"{budget.steps} steps of {budget.batch} slices at {budget.size} x {budget.size}, U-Net with {budget.features} "
-        "features, Adam, weight decay 5e-4, rate / 10 every 100 passes through the data"
+        "features, Adam, weight decay 5e-4, rate / 10 every 100 passes through the data where a run is that long"
     )
 
 
@@ -88,7 +87,7 @@ def write_report(runs: Sequence[Run], budget: Budget, out: Path) -> dict[str, st
         CURVES: draw_curves(curves, describe(budget)),
     }
     for name, content in files.items():
-        _write(out / name, content)
+        write_whole(out / name, content)
     return {name: str(out / name) for name in files}
 
 
@@ -154,12 +153,3 @@ def draw_curves(curves: Mapping[tuple[TaskName, float], Mapping[str, Curve]], ca
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     return png.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    Path(name).chmod(0o644)
-    os.replace(name, path)

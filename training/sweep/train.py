@@ -65,6 +65,7 @@ def _train(task: TaskName, rate: float, split: Split, folder: Path, budget: Budg
         weight_decay=WEIGHT_DECAY,
         # The talk does not average weights.
         ema_decay=0.0,
+        seed=budget.seed,
     )
     epoch_steps = math.ceil(len(split.train) / budget.batch)
     begun = time.monotonic()
@@ -74,7 +75,6 @@ def _train(task: TaskName, rate: float, split: Split, folder: Path, budget: Budg
             recipe,
             split,
             work,
-            seed=budget.seed,
             workers=workers,
             start=None,
             resume=None,

@@ -15,10 +15,10 @@ import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ...engines.bundle import publish
@@ -29,8 +29,10 @@ from ...model.networks import build
 from ...model.pixels import DecideProbability, Preprocess
 from ...model.tasks import TASKS
 from ...model.weights import save_weights, take_weights
+from ..averaging import Averaging
 from ..fit import LIGHTNING_NOISE
 from ..imagenet import take_imagenet
+from ..learner import prepare
 from ..progress import Bar
 from ..recipes import NORMALISATION, WINDOW
 from ..views import Positions
@@ -177,7 +179,7 @@ class UcsdLearner(lightning.LightningModule):
         self._validation, self._steps = validation, steps
         self.preprocess, self.decide = Preprocess(card), DecideProbability()
         self.network = build(card)
-        nn.utils.convert_conv2d_weight_memory_format(self.network, torch.channels_last)
+        prepare(self.network)
 
     def forward(self, image: Tensor) -> Tensor:
         """``image`` int16 HU ``[N, H, W]`` to logits ``[N]``."""
@@ -236,7 +238,7 @@ def _fit(
         val_check_interval=min(STEPS_PER_EPOCH, steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[EMAWeightAveraging(decay=0.99, update_starting_at_step=steps // 10), best, Bar()],
+        callbacks=[Averaging(decay=0.99, begin=steps // 10), best, Bar()],
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=min(10, STEPS_PER_EPOCH),
         enable_model_summary=False,

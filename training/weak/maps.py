@@ -78,13 +78,13 @@ class MapClassifier(nn.Module):
 class MapLearner(Learner):
     """Teaches a ``MapClassifier`` with the ordinary loop."""
 
-    def __init__(
-        self, cards: Mapping[TaskName, Card], recipe: Recipe, validation: tuple[Sample, ...], seed: int
-    ) -> None:
-        super().__init__(cards, recipe, validation, seed)
-        dropout = float(recipe.network.parameters.get("dropout", 0.0))
-        self.networks = nn.ModuleDict({task: MapClassifier(dropout) for task in cards})
+    def __init__(self, cards: Mapping[TaskName, Card], recipe: Recipe, validation: tuple[Sample, ...]) -> None:
+        super().__init__(cards, recipe, validation)
         self._checked = validation
+
+    def build(self) -> nn.ModuleDict:
+        dropout = float(self.recipe.network.parameters.get("dropout", 0.0))
+        return nn.ModuleDict({task: MapClassifier(dropout) for task in self.cards})
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         labels, tissue = batch[1], batch[2]

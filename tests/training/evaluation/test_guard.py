@@ -41,6 +41,24 @@ def test_only_the_test_sets_say_final_of_themselves() -> None:
     assert guilty == {"training/evaluation/test_sets.py"}
 
 
+#: What may say ``"test"``: the sets themselves, and the official splits of UCSD, which ask for ``final``.
+MAY_SAY_TEST = {
+    "training/evaluation/test_sets.py",
+    "training/evaluation/baseline.py",
+    "training/ucsd/images.py",
+}
+
+
+def test_no_other_file_says_test() -> None:
+    guilty = {
+        path
+        for path, tree in _sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value == "test"
+    }
+    assert guilty == MAY_SAY_TEST
+
+
 def test_no_other_file_names_the_folder_of_a_test_split() -> None:
     guilty = {
         path

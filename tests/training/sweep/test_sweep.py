@@ -232,7 +232,7 @@ def card(task: Any) -> Card:
 
 
 def talk_learner(recipe: Recipe, *, epoch_steps: int) -> TalkLearner:
-    return TalkLearner({"binary_segmentation": card("binary_segmentation")}, recipe, (), 0, epoch_steps=epoch_steps)
+    return TalkLearner({"binary_segmentation": card("binary_segmentation")}, recipe, (), epoch_steps=epoch_steps)
 
 
 def run(rate: float, dice: float, rand_loss: float) -> Run:

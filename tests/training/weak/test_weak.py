@@ -76,7 +76,6 @@ def classifier(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) 
         recipe,
         split,
         tmp_path_factory.mktemp("classifier"),
-        seed=0,
         workers=0,
         start=None,
         resume=None,
