@@ -29,7 +29,7 @@ def sweep_verb(
     ] = Path("runs/sweep"),
     tasks: Annotated[str, typer.Option(help="Tasks, comma-separated.", show_default="both")] = ",".join(TASKS),
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = ",".join(map(rate_name, RATES)),
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 500,
     batch: Annotated[int, typer.Option(min=2, help="Slices a step.")] = 8,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the network's view, a multiple of 32.")] = 128,
     features: Annotated[int, typer.Option(min=1, help="Filters at the top of the U-Net; the talk's has 32.")] = 16,

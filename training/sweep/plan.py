@@ -30,7 +30,7 @@ TALK: dict[TaskName, dict[float, tuple[float, float]]] = {
 class Budget:
     """What every run of a table is given: ``steps`` of ``batch`` slices at ``size`` x ``size`` pixels."""
 
-    steps: int = 600
+    steps: int = 500
     batch: int = 8
     size: int = 128
     features: int = 16
