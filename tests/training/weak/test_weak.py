@@ -268,7 +268,7 @@ TINY = dataclasses.replace(
     imagenet=False,
 )
 QUICK_CLASSIFIER = dataclasses.replace(weak.CLASSIFIER, imagenet=False, batch=2, geometry=Geometry(height=64, width=64))
-QUICK = weak.Budget(classifier_steps=4, rounds=2, steps=4, size=64, workers=0)
+QUICK = weak.Budget(classifier_steps=4, rounds=2, steps=4, size=64, seed=5, workers=0)
 
 
 def masks_made(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[weak.Weak, list[NDArray[np.uint8]]]:
@@ -319,7 +319,7 @@ def test_drawn_masks_are_not_read(synthetic_data: Path, tmp_path: Path, monkeypa
         for name in ("one", "other")
     ]
     assert weights[0] == weights[1]
-    assert one.card.validation != other.card.validation
+    assert one.stages != other.stages, "the drawn masks score"
 
 
 def test_the_verb_publishes_weights_and_says_what_each_stage_is_worth(
