@@ -26,6 +26,7 @@ REMEDY = "export it again with `coronanet export`"
 Graph = Literal["preprocess", "network", "decide"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Verdict = Literal["passed", "refused", "not_run"]
+GateName = Literal["parity", "precision", "range", "non_inferiority", "worth_it"]
 
 
 class TensorRecord(StrictModel):
@@ -66,13 +67,43 @@ class Evidence(StrictModel):
     reason: str
 
 
+class Gate(StrictModel):
+    """What one gate says about a file.
+
+    ``figures`` are what was measured, by name; ``nodes`` the ONNX nodes that the verdict is about, such as those that
+    were kept in a higher precision.
+    """
+
+    gate: GateName
+    verdict: Verdict
+    reason: str
+    figures: Annotated[dict[str, float], Field(default_factory=dict)]
+    nodes: tuple[str, ...] = ()
+
+
+class PlanTarget(StrictModel):
+    """What a TensorRT plan runs on; ``gpu`` is None where it was built without one and has not run yet."""
+
+    runtime: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    compute_capability: str
+    gpu: str | None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    weight_stripped: bool = False
+
+
 class FileRecord(StrictModel):
-    """One file of the bundle; ``evidence`` is there for graphs."""
+    """One file of the bundle.
+
+    ``evidence`` (of the parity gate) and ``gates`` (the other four) are there for graphs and plans, ``target`` for
+    plans.
+    """
 
     path: str
     sha256: str
     bytes: int
-    kind: Literal["card", "weights", "onnx"]
+    kind: Literal["card", "weights", "onnx", "plan", "sbom"]
     graph: Graph | None = None
     precision: Precision | None = None
     opset: int | None = None
@@ -81,12 +112,29 @@ class FileRecord(StrictModel):
     outputs: tuple[TensorRecord, ...] = ()
     batch: BatchRange | None = None
     evidence: Evidence | None = None
+    gates: tuple[Gate, ...] = ()
+    target: PlanTarget | None = None
+
+    @property
+    def verdicts(self) -> dict[GateName, Verdict]:
+        """The verdict of every gate that looked at this file."""
+        parity: dict[GateName, Verdict] = {"parity": self.evidence.verdict} if self.evidence else {}
+        return parity | {gate.gate: gate.verdict for gate in self.gates}
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the file may decide: it passed parity and, in a reduced precision, non-inferiority, and no gate
+        refused it. Whether it is worth its while on a machine is another question."""
+        verdicts = self.verdicts
+        needed: tuple[GateName, ...] = ("parity",) if self.precision == "fp32" else ("parity", "non_inferiority")
+        sound = all(verdict != "refused" for gate, verdict in verdicts.items() if gate != "worth_it")
+        return sound and all(verdicts.get(gate) == "passed" for gate in needed)
 
 
 class Manifest(StrictModel):
     """``manifest.json``: every file with its hash, and how it was made."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     created: str
     tools: dict[str, str]

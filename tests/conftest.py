@@ -7,13 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coronanet.engines.bundle import Bundle
+import torch
+from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
 from coronanet.engines.places import HOME_VARIABLE, ROOT, data_home
 from coronanet.engines.predictor import Choice
 from coronanet.engines.ranking import choose, machine
-from coronanet.engines.slices import GateSlices, gate_slices
-from coronanet.export.shipped import provide_bundles
+from coronanet.engines.slices import GateSlices, gate_slices, phantom_slices
+from coronanet.export.pipeline import export_bundle
+from coronanet.export.shipped import PRETRAINED, provide_bundles
+from coronanet.model.card import Card, Geometry, Network
+from coronanet.model.networks import build
 from coronanet.model.tasks import TaskName
+from coronanet.model.weights import save_weights
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
 
@@ -39,6 +44,25 @@ def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
 def bundles(own_home: Path) -> dict[TaskName, Bundle]:
     """The weights that ship, exported with fp16 through every gate."""
     return provide_bundles(None)
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Card and weights of a small U-Net for lungs that has learnt nothing: a whole export of it takes two seconds."""
+    folder = tmp_path_factory.mktemp("tiny")
+    shipped = Card.load(PRETRAINED / "lung_segmentation" / CARD)
+    network = Network(family="unet", parameters={"features": 4})
+    card = shipped.model_copy(update={"network": network, "geometry": Geometry(height=64, width=64)})
+    torch.manual_seed(0)
+    save_weights(build(card), folder / WEIGHTS)
+    (folder / CARD).write_text(card.to_json(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """``tiny_source`` as a bundle, in fp32, its parity proved on the phantom. Copy it before you change it."""
+    return export_bundle(tiny_source, tmp_path_factory.mktemp("tiny_bundles"), phantom_slices(), half=False)
 
 
 @pytest.fixture(scope="session")
