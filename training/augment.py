@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .samples import UNKNOWN, Sample
+from ..engines.samples import UNKNOWN, Sample
 
 AIR_HU = -1024
 

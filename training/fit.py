@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..engines.samples import Sample, Split
 from ..model.card import Card
 from ..model.errors import UsageError
 from ..model.tasks import TaskName
@@ -24,7 +25,6 @@ from .imagenet import take_imagenet
 from .learner import SCORE, Learner
 from .progress import Bar
 from .recipes import Recipe
-from .samples import Sample, Split
 from .views import Positions, Views
 
 #: Points of the loss curve: every so many steps, and in a short run at least so many.

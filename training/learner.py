@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..engines.samples import LESION_KNOWN, SUPERVISIONS, UNKNOWN, Sample
 from ..model.card import Card
 from ..model.errors import UsageError
 from ..model.networks import build
@@ -17,7 +18,6 @@ from ..model.tasks import TaskName
 from .depthwise import speed_up_depthwise
 from .losses import binary_loss, partial_label_loss
 from .recipes import Recipe
-from .samples import LESION_KNOWN, SUPERVISIONS, UNKNOWN, Sample
 from .scores import score
 
 SCORE = "score"

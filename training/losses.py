@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .samples import SUPERVISIONS, Supervision
+from ..engines.samples import SUPERVISIONS, Supervision
 
 #: Which of the four classes (background, ground glass, consolidation, effusion) each label value may mean.
 ALLOWED: dict[Supervision, list[list[int]]] = {

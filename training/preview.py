@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..engines.datasets import load_split
+from ..engines.samples import UNKNOWN, Sample, Supervision
 from ..model.card import Card
 from ..model.errors import UsageError
 from ..model.pixels import Preprocess
 from ..model.tasks import TaskName
 from .augment import View, augment
-from .datasets import load_split
 from .files import write_whole
 from .recipes import RECIPES, TOGETHER, Recipe
-from .samples import UNKNOWN, Sample, Supervision
 from .train import card_for
 
 #: The first column is the untouched slice, the others are random views of it.

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..engines.samples import LESION_KNOWN, Sample
 from ..model.card import Card
 from ..model.metrics import auc, dice
 from ..model.pixels import Preprocess, build_decide
 from ..model.tasks import TaskName
-from .samples import LESION_KNOWN, Sample
 
 
 def score(network: nn.Module, card: Card, samples: Sequence[Sample]) -> dict[str, float]:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.bundle import publish
+from ..engines.datasets import Report, load_split
+from ..engines.samples import Split
 from ..model.card import Card, Geometry, Network, Normalisation, TrainingData, Window
 from ..model.errors import UsageError
 from ..model.tasks import TASKS, TaskName
 from ..model.weights import save_weights
 from .checkpoints import LAST, steps_done
 from .config import CONFIG, differences, read_config, write_config
-from .datasets import Report, load_split
 from .fit import fit
 from .recipes import GEOMETRY, NORMALISATION, RECIPES, TOGETHER, WINDOW, Recipe
-from .samples import Split
 
 #: Share of labels on which a deployed form may differ from the torch reference.
 TOLERANCE = 1e-3

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from ..engines.samples import SUPERVISIONS, Sample
 from ..model.card import Geometry
 from .augment import augment
 from .recipes import Recipe
-from .samples import SUPERVISIONS, Sample
 
 
 class Item(NamedTuple):

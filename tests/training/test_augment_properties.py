@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import pytest
+from coronanet.engines.samples import UNKNOWN, Sample
 from coronanet.training.augment import AIR_HU, Augmentation, augment
-from coronanet.training.samples import UNKNOWN, Sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

@@ -31,7 +31,8 @@ PROGRAM = """
 import os
 from pathlib import Path
 from coronanet.cli import main
-from coronanet.training import datasets, fit, learner
+from coronanet.engines import datasets
+from coronanet.training import fit, learner
 
 class Watched(fit.Views):
     def __getitem__(self, index):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from coronanet.engines.base import TensorSpec
 from coronanet.engines.bundle import Graph
+from coronanet.engines.datasets import load_split
 from coronanet.engines.onnxruntime_engine import OnnxRuntimeEngine
 from coronanet.engines.parity import Reference, compare
 from coronanet.engines.predictor import Predictor
+from coronanet.engines.samples import Split
 from coronanet.engines.slices import phantom_slices
 from coronanet.engines.torch_engine import TorchEngine
 from coronanet.export.half import convert_to_half, count_half_weights
@@ -23,10 +25,8 @@ from coronanet.model.networks.resnet import VARIANTS
 from coronanet.model.pixels import Preprocess, build_decide
 from coronanet.model.tasks import TASKS, TaskName
 from coronanet.model.weights import load_network, save_weights
-from coronanet.training.datasets import load_split
 from coronanet.training.learner import Learner
 from coronanet.training.recipes import Recipe
-from coronanet.training.samples import Split
 from coronanet.training.train import make_card
 from coronanet.training.views import Views
 from torch import nn

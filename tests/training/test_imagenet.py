@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from coronanet.engines.samples import Split
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.errors import MissingPackageError, UsageError
 from coronanet.model.networks import build
 from coronanet.training import imagenet
 from coronanet.training.imagenet import take_imagenet
 from coronanet.training.recipes import SEGMENTER, Recipe
-from coronanet.training.samples import Split
 from coronanet.training.train import card_for
 
 needs_package = pytest.mark.skipif(find_spec(imagenet.PACKAGE) is None, reason=f"{imagenet.PACKAGE} is not installed")

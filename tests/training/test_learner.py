@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coronanet.engines.samples import SUPERVISIONS, UNKNOWN, Sample, Split, Supervision
 from coronanet.model.card import Geometry, Network
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.training.learner import Learner, build_together
 from coronanet.training.losses import partial_label_loss
 from coronanet.training.recipes import SEGMENTATIONS, Recipe
-from coronanet.training.samples import SUPERVISIONS, UNKNOWN, Sample, Split, Supervision
 from coronanet.training.train import card_for
 from torch import Tensor
 

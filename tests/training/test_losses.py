@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from coronanet.engines.samples import Supervision
 from coronanet.training.losses import SUPERVISIONS, binary_loss, dice_loss, partial_label_loss
-from coronanet.training.samples import Supervision
 
 CONFIDENT = 12.0
 

@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from coronanet.cli import main
+from coronanet.engines.datasets import SOURCES, radiopaedia
+from coronanet.engines.samples import UNKNOWN, Sample
 from coronanet.model.card import Geometry
 from coronanet.model.errors import UsageError
 from coronanet.training import preview as module
 from coronanet.training.augment import View
-from coronanet.training.datasets import SOURCES, radiopaedia
 from coronanet.training.preview import COLOURS, COLUMNS, LUNG_COLOUR, choose_rows, preview, tile
 from coronanet.training.recipes import RECIPES
-from coronanet.training.samples import UNKNOWN, Sample
 
 
 def sample(group: str, *, lesion: bool) -> Sample:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from coronanet.engines.samples import Sample, Split, Supervision
 from coronanet.model.card import Geometry, Network
 from coronanet.model.tasks import TaskName
 from coronanet.training.recipes import Recipe
-from coronanet.training.samples import Sample, Split, Supervision
 from coronanet.training.scores import score
 from coronanet.training.train import card_for
 from torch import Tensor, nn

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from coronanet.cli import main
+from coronanet.engines import datasets
 from coronanet.model.card import Card, Geometry, Network, Normalisation, Window
 from coronanet.model.weights import load_network
-from coronanet.training import datasets
 from coronanet.training.checkpoints import steps_done
 from coronanet.training.config import read_config, write_config
 from coronanet.training.learner import Learner

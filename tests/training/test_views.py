@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from coronanet.engines.samples import SUPERVISIONS, Sample
 from coronanet.model.card import Geometry, Network
 from coronanet.training.recipes import Recipe
-from coronanet.training.samples import SUPERVISIONS, Sample
 from coronanet.training.views import Item, Views
 
 SIZE = Geometry(height=32, width=32)

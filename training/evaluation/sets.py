@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ...engines.datasets import Reader, is_held_back, plethora, radiopaedia
+from ...engines.samples import LESION_KNOWN, Sample
 from ...model.errors import UsageError
 from ...model.readers.nifti import read_nifti
 from ...model.study import Study
 from ...model.tasks import TASKS, TaskName
-from ..datasets import Reader, is_held_back, plethora, radiopaedia
-from ..samples import LESION_KNOWN, Sample
 from ..ucsd.images import FOLDER, Part, ucsd_files, ucsd_images
 
 STUDIES = ("normal001", "P001")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ...engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, hash_file
 from ...engines.predictor import REFERENCE, Choice, Predictor
+from ...engines.samples import IMAGE_LABELS_ONLY
 from ...model.card import Card
 from ...model.errors import MissingPackageError, UsageError
 from ...model.findings import TYPE_NAMES
 from ...model.tasks import TASK_NAMES, TASKS, TaskName
-from ..samples import IMAGE_LABELS_ONLY
 from .sets import Case, read_grey
 
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -6,10 +6,10 @@ ledger. They never train, select or calibrate anything.
 
 from pathlib import Path
 
+from ...engines.datasets import LUNG_WINDOW
 from ...model.errors import UsageError
 from ...model.readers.images import read_image
 from ...model.tasks import TaskName
-from ..datasets import LUNG_WINDOW
 from .ledger import MEDSEG_TEST
 from .sets import Case, CaseSet, read_grey, ucsd_set
 

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...engines.samples import LESION_KNOWN, Sample
 from ...model.card import Card
 from ...model.metrics import dice, rand_error
 from ...model.tasks import LESION_TYPES, TaskName
 from ..learner import Learner
 from ..recipes import Recipe
-from ..samples import LESION_KNOWN, Sample
 from ..scores import decisions
 
 #: The talk divides the rate by ten after every so many passes through the data.

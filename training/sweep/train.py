@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from ...engines.bundle import publish
+from ...engines.datasets import load_split
+from ...engines.samples import Split
 from ...model.card import Geometry
 from ...model.errors import UsageError
 from ...model.tasks import TaskName
 from ...model.weights import save_weights
-from ..datasets import load_split
 from ..fit import fit
 from ..recipes import Recipe
-from ..samples import Split
 from ..train import make_card
 from .learner import TalkLearner
 from .plan import Budget, Run, run_folder

@@ -18,13 +18,13 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ...console import err
+from ...engines.samples import Sample
 from ...model.card import Card, Geometry
 from ...model.networks.efficientnet_lite import TAPS, Encoder
 from ...model.pixels import Preprocess
 from ...model.tasks import TaskName
 from ..learner import Batch, Learner
 from ..recipes import Recipe
-from ..samples import Sample
 from .lungs import Mask
 from .slices import DENSE, Slice
 

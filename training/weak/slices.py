@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from ...console import err
-from ..samples import LESION_KNOWN, Sample
+from ...engines.samples import LESION_KNOWN, Sample
 from .lungs import Lungs, Mask, disc, find_lungs
 
 SOFT_TISSUE_HU = np.int16(40)

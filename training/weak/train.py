@@ -15,14 +15,14 @@ import numpy as np
 from torch import nn
 
 from ...engines.bundle import publish
+from ...engines.datasets import load_split
+from ...engines.samples import IMAGE_LABELS_ONLY, LESION_KNOWN, Sample, Split
 from ...model.card import Card, Geometry, Network
 from ...model.metrics import dice
 from ...model.weights import save_weights
 from ..augment import Augmentation
-from ..datasets import load_split
 from ..fit import fit
 from ..recipes import RECIPES, Recipe
-from ..samples import IMAGE_LABELS_ONLY, LESION_KNOWN, Sample, Split
 from ..scores import score
 from ..train import make_card
 from .lungs import Mask

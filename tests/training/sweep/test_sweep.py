@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from coronanet.cli import main
+from coronanet.engines import datasets
 from coronanet.engines.places import ROOT
+from coronanet.engines.samples import Sample, Supervision
 from coronanet.model.card import Card
 from coronanet.model.weights import load_network
-from coronanet.training import datasets, fit
+from coronanet.training import fit
 from coronanet.training.recipes import Recipe
-from coronanet.training.samples import Sample, Supervision
 from coronanet.training.sweep import train as sweep
 from coronanet.training.sweep.learner import TalkLearner, talk_scores
 from coronanet.training.sweep.plan import RATES, TALK, Budget, Run, best, rate_name

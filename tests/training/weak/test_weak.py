@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from coronanet.cli import main
+from coronanet.engines import datasets
+from coronanet.engines.samples import Sample, Split
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.weights import load_network
-from coronanet.training import datasets, fit
+from coronanet.training import fit
 from coronanet.training.augment import Augmentation
 from coronanet.training.recipes import RECIPES
-from coronanet.training.samples import Sample, Split
 from coronanet.training.train import make_card
 from coronanet.training.weak import train as weak
 from coronanet.training.weak.lungs import Mask, find_lungs

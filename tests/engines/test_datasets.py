@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from coronanet.engines.datasets import SOURCES, Entry, Report, groups, load_split, plethora, radiopaedia
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
-from coronanet.training.datasets import SOURCES, Entry, Report, groups, load_split, plethora, radiopaedia
 from coronanet.training.recipes import SEGMENTATIONS
 
 
