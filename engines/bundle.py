@@ -122,13 +122,22 @@ class FileRecord(StrictModel):
         return parity | {gate.gate: gate.verdict for gate in self.gates}
 
     @property
+    def refusal(self) -> str:
+        """The first gate that says no and its reason; empty where none does. That a file is not worth it on the
+        machine that exported it says nothing against it."""
+        if self.evidence is not None and self.evidence.verdict == "refused":
+            return f"parity: {self.evidence.reason}"
+        for gate in self.gates:
+            if gate.verdict == "refused" and gate.gate != "worth_it":
+                return f"{gate.gate.replace('_', '-')}: {gate.reason}"
+        return ""
+
+    @property
     def is_proved(self) -> bool:
         """Whether the file may decide: it passed parity and, in a reduced precision, non-inferiority, and no gate
         refused it. Whether it is worth its while on a machine is another question."""
-        verdicts = self.verdicts
         needed: tuple[GateName, ...] = ("parity",) if self.precision == "fp32" else ("parity", "non_inferiority")
-        sound = all(verdict != "refused" for gate, verdict in verdicts.items() if gate != "worth_it")
-        return sound and all(verdicts.get(gate) == "passed" for gate in needed)
+        return not self.refusal and all(self.verdicts.get(gate) == "passed" for gate in needed)
 
 
 class Manifest(StrictModel):

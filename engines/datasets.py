@@ -6,9 +6,9 @@ for stands in the set's own NOTES.txt. No reader opens a ``test/`` split.
 
 import csv
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +30,9 @@ MOST_BROKEN = 0.05
 #: Held back to validate: Radiopaedia volumes with lesions of both kinds and lesion-free slices, and two patients.
 VALIDATION_VOLUMES = {"4", "5"}
 VALIDATION_PATIENTS = {"LUNG1-005", "LUNG1-024"}
+
+
+Item = TypeVar("Item")
 
 
 def _labels(path: Path) -> NDArray[np.uint8]:
@@ -57,6 +60,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _evenly(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    if count is None or count >= len(items):
+        return items
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
 Entry = tuple[Path, Sample]
 #: Told of every picture that cannot be read; where there is none, the first one ends the reading.
 Report = Callable[[UsageError], None]
@@ -74,8 +83,13 @@ def _each(items: Iterable[Any], read: Callable[[Any], Entry], report: Report | N
         yield entry
 
 
-def medseg(folder: Path, report: Report | None = None) -> Iterator[Entry]:
-    """MedSeg COVID-SemiSeg, the 50 slices of ``train/``: all three labels exact, effusion not labelled."""
+def medseg(folder: Path, report: Report | None = None, *, count: int | None = None) -> Iterator[Entry]:
+    """MedSeg COVID-SemiSeg, the 50 slices of ``train/``: all three labels exact, effusion not labelled.
+
+    Args:
+        report: told of every picture that cannot be read; without one the first such ends the reading.
+        count: how many slices, spread evenly; None reads all. So for every reader.
+    """
     root = folder / "medseg98_covid_semiseg" / "train"
     images = sorted((root / "images").glob("*.jpg"))
     if not images:
@@ -85,10 +99,10 @@ def medseg(folder: Path, report: Report | None = None) -> Iterator[Entry]:
         labels = _labels(root / "multiclass" / f"{path.stem}.png")
         return path, Sample(_slice(path, LUNG_WINDOW, labels), labels, "types", f"medseg-{path.stem}")
 
-    return _each(images, read, report)
+    return _each(_evenly(images, count), read, report)
 
 
-def radiopaedia(folder: Path, report: Report | None = None) -> Iterator[Entry]:
+def radiopaedia(folder: Path, report: Report | None = None, *, count: int | None = None) -> Iterator[Entry]:
     """Radiopaedia volumes: lungs and lesions exact, the lesions' kind only where ``class_source`` is ``exact``."""
     root = folder / "radiopaedia9_medseg2"
 
@@ -103,10 +117,10 @@ def radiopaedia(folder: Path, report: Report | None = None) -> Iterator[Entry]:
         image = _slice(path, LUNG_WINDOW, labels, lung)
         return path, Sample(image, labels, supervision, f"radiopaedia-{row['volume']}", lung)
 
-    return _each(_rows(root / "slices.csv"), read, report)
+    return _each(_evenly(_rows(root / "slices.csv"), count), read, report)
 
 
-def plethora(folder: Path, report: Report | None = None) -> Iterator[Entry]:
+def plethora(folder: Path, report: Report | None = None, *, count: int | None = None) -> Iterator[Entry]:
     """PleThora patients: pleural effusion or not; no other lesion is labelled."""
     root = folder / "pleural_effusion10_plethora"
 
@@ -115,13 +129,15 @@ def plethora(folder: Path, report: Report | None = None) -> Iterator[Entry]:
         labels = (_labels(root / "effusion" / f"{row['file']}.png") > 127).astype(np.uint8)
         return path, Sample(_slice(path, PLETHORA_WINDOW, labels), labels, "effusion", f"plethora-{row['patient']}")
 
-    return _each(_rows(root / "slices.csv"), read, report)
+    return _each(_evenly(_rows(root / "slices.csv"), count), read, report)
 
 
 class Reader(Protocol):
     """One data set, slice by slice."""
 
-    def __call__(self, folder: Path, report: Report | None = None, /) -> Iterator[Entry]: ...
+    def __call__(
+        self, folder: Path, report: Report | None = None, /, *, count: int | None = None
+    ) -> Iterator[Entry]: ...
 
 
 LESIONS: tuple[tuple[str, Reader], ...] = (("MedSeg train", medseg), ("Radiopaedia", radiopaedia))

@@ -14,8 +14,8 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 #: file stays fp32.
 PRECISIONS: dict[Backend, dict[Precision, Precision]] = {
     "torch": {"fp32": "fp32"},
-    "onnxruntime": {"fp32": "fp32", "fp16": "fp16"},
-    "openvino": {"fp32": "fp32", "bf16": "fp32"},
+    "onnxruntime": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
+    "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
 }
 EXTRAS: dict[Backend, str] = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu"}
 

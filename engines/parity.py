@@ -9,18 +9,40 @@ from numpy.typing import NDArray
 from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.metrics import agreement, dice
-from .bundle import Evidence, Graph
+from .bundle import Evidence, Graph, Precision
 from .predictor import Predictor
 from .slices import GateSlices
 
 #: Largest difference of a pixel after preprocessing, on values of about +-2; float32 resizing differs by rounding.
 PIXEL_TOLERANCE = 1e-3
-#: Largest difference of a classifier's probability: labels alone would not see a network that always answers the same.
-PROBABILITY_TOLERANCE = 0.02
-#: Smallest Dice with the reference's own mask of a label, pooled over the slices; a rare label could vanish within the
-#: tolerance on all pixels. Labels with fewer pixels in the reference are not judged: a few flips would decide.
-LEAST_DICE = 0.97
+#: Labels with fewer pixels in the reference are not judged by their Dice: a few flips would decide.
 LEAST_PIXELS = 2000
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a precision may be from the reference before parity refuses it; what that does to the decisions'
+    quality is for the gate of non-inferiority to say.
+
+    Attributes:
+        labels: share of labels that may differ, as a multiple of the card's tolerance.
+        dice: smallest Dice with the reference's own mask of a label, pooled over the slices; a rare label could vanish
+            within the tolerance on all pixels.
+        probability: largest difference of a classifier's probability; labels alone would not see a network that always
+            answers the same.
+    """
+
+    labels: float
+    dice: float
+    probability: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(1, 0.97, 0.02),
+    "fp16": Tolerance(1, 0.97, 0.02),
+    "bf16": Tolerance(1, 0.97, 0.05),
+    "int8": Tolerance(10, 0.95, 0.10),
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,16 @@ class Reference:
         return cls(name, card, slices, tuple(answers))
 
 
-def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidence:
-    """Evidence for one graph of ``candidate``: names and shapes first, then values, then what is decided.
+@dataclass(frozen=True)
+class Comparison:
+    """The evidence for one graph, and what was decided on every slice of the reference."""
+
+    evidence: Evidence
+    decisions: tuple[NDArray[Any], ...]
+
+
+def compare(graph: Graph, reference: Reference, candidate: Predictor, precision: Precision = "fp32") -> Comparison:
+    """Hold one graph of ``candidate`` against the reference: names and shapes first, then values, then decisions.
 
     ``preprocess`` and ``decide`` get the reference's own tensors, so that only they can differ; ``network`` is the
     whole chain from image to decision. ``metric`` has the share of equal labels of the worst slice and, for each label
@@ -74,11 +104,15 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidenc
         _equal(decision, answer.decision, reference.card)
         for decision, answer in zip(decisions, reference.answers, strict=True)
     ]
-    shares = _dice_by_label(decisions, reference) if reference.card.spec.is_segmentation else {}
-    reason = _refusal(graph, worst, float(np.mean(equal)), reference.card) or _refused_labels(shares)
-    if not reason and not reference.card.spec.is_segmentation:
-        reason = _refused_probability(decisions, reference)
-    return Evidence(
+    is_mask = reference.card.spec.is_segmentation
+    shares = _dice_by_label(decisions, reference) if is_mask else {}
+    tolerance = TOLERANCES[precision]
+    reason = (
+        _refusal(graph, worst, float(np.mean(equal)), tolerance.labels * reference.card.tolerance)
+        or _refused_labels(shares, tolerance.dice)
+        or ("" if is_mask else _refused_probability(decisions, reference, tolerance.probability))
+    )
+    evidence = Evidence(
         reference=reference.name,
         images=reference.slices.name,
         images_sha256=reference.slices.sha256,
@@ -90,6 +124,7 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor) -> Evidenc
         verdict="refused" if reason else "passed",
         reason=reason,
     )
+    return Comparison(evidence, tuple(decisions))
 
 
 def _run_slice(graph: Graph, answer: Answer, candidate: Predictor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -117,30 +152,28 @@ def _dice_by_label(decisions: list[NDArray[Any]], reference: Reference) -> dict[
     }
 
 
-def _refused_labels(shares: dict[str, float]) -> str:
+def _refused_labels(shares: dict[str, float], least: float) -> str:
     for name, share in shares.items():
-        if share < LEAST_DICE:
-            return f"{name} with the reference is {share:.4f}, allowed {LEAST_DICE:g}"
+        if share < least:
+            return f"{name} with the reference is {share:.4f}, allowed {least:g}"
     return ""
 
 
-def _refused_probability(decisions: list[NDArray[Any]], reference: Reference) -> str:
+def _refused_probability(decisions: list[NDArray[Any]], reference: Reference, allowed: float) -> str:
     worst = max(
         float(np.max(_difference(decision, answer.decision)))
         for decision, answer in zip(decisions, reference.answers, strict=True)
     )
-    if not worst <= PROBABILITY_TOLERANCE:
-        return f"a probability differs by {worst:.2g}, allowed {PROBABILITY_TOLERANCE:g}"
-    return ""
+    return "" if worst <= allowed else f"a probability differs by {worst:.2g}, allowed {allowed:g}"
 
 
-def _refusal(graph: Graph, worst: float, share: float, card: Card) -> str:
+def _refusal(graph: Graph, worst: float, share: float, allowed: float) -> str:
     if not np.isfinite(worst):
         return "the output is not finite"
     if graph == "preprocess" and worst > PIXEL_TOLERANCE:
         return f"pixels differ by up to {worst:.2g}, allowed {PIXEL_TOLERANCE:g}"
-    if share < 1 - card.tolerance:
-        return f"{1 - share:.2e} of the labels differ, allowed {card.tolerance:g}"
+    if share < 1 - allowed:
+        return f"{1 - share:.2e} of the labels differ, allowed {allowed:g}"
     return ""
 
 

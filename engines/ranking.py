@@ -1,4 +1,4 @@
-"""Which engine and precision is the fastest on this machine, of those that decide the same.
+"""Which engine and precision is the fastest on this machine, of those that the gates let through.
 
 Measured, recorded in the user's cache under the bundle's hash and the machine's fingerprint, and read from there; a
 bundle never changes for it.
@@ -8,9 +8,10 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -19,8 +20,9 @@ from ..model.card import StrictModel
 from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import TaskName
 from .base import DYNAMIC, Engine
-from .bundle import Bundle, Evidence, Precision, Verdict
+from .bundle import Bundle, Evidence, Gate, Precision, Verdict
 from .machine import installed_version, observe_machine
+from .non_inferiority import MARGIN, judge
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
 from .places import cache_home
@@ -32,10 +34,11 @@ ROUNDS = 12
 
 
 class Ranked(StrictModel):
-    """One way to run a network on this machine: does it decide the same, and how fast is it?
+    """One way to run a network on this machine: may it decide, and how fast is it?
 
-    ``latency_ms`` is the median of one slice through the network alone, measured in turn with the others; None where it
-    did not pass, ``evidence`` is None where it could not be opened.
+    It may where parity passed and, in a reduced precision, non-inferiority too. ``latency_ms`` is the median of one
+    slice through the network alone, measured in turn with the others; None where it did not pass. ``evidence`` is None
+    where it could not be opened, ``non_inferiority`` where parity said no or nothing is reduced.
     """
 
     backend: Backend
@@ -44,6 +47,7 @@ class Ranked(StrictModel):
     reason: str
     latency_ms: float | None
     evidence: Evidence | None
+    non_inferiority: Gate | None
 
     @property
     def choice(self) -> Choice:
@@ -53,7 +57,7 @@ class Ranked(StrictModel):
 class Ranking(StrictModel):
     """Every way that was tried, fastest first, those that did not pass last."""
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     bundle_sha256: str
     machine: dict[str, str]
     ways: tuple[Ranked, ...]
@@ -69,7 +73,7 @@ class Ranking(StrictModel):
             if way.verdict == "passed":
                 return way.choice
         tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
-        raise UsageError(f"no engine passed parity on this machine ({tried}): pip install 'coronanet[cpu]'")
+        raise UsageError(f"no engine passed the gates on this machine ({tried}): pip install 'coronanet[cpu]'")
 
 
 def candidates(bundle: Bundle) -> list[Choice]:
@@ -89,35 +93,45 @@ def choose(
     """The fastest way that passed on this machine for each bundle, measured now where no record is there.
 
     Args:
-        data: where the slices of the parity check are, as in ``slices.gate_slices``.
+        data: where the slices of the gates are, as in ``slices.gate_slices``.
         progress: told the name of each bundle that is being measured.
 
     Raises:
         UsageError: nothing that passes is installed.
     """
     chosen: dict[TaskName, Choice] = {}
-    loaded: GateSlices | None = None
     for name, bundle in bundles.items():
         ranking = read_ranking(bundle)
         if ranking is None:
             if progress:
                 progress(name)
-            loaded = loaded or gate_slices(data)
-            ranking = rank(bundle, loaded)
+            ranking = rank(bundle, gate_slices(data, name))
             write_ranking(ranking)
         chosen[name] = ranking.best
     return chosen
 
 
-def rank(bundle: Bundle, slices: GateSlices) -> Ranking:
-    """Check every candidate against the reference and time those that pass, in turn.
+def rank(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Ranking:
+    """Hold every candidate against the reference and the truth, and time those that pass, in turn.
 
     The reference is torch where it is installed, else ONNX Runtime in float32, whose own parity stands in the manifest.
     """
     reference = REFERENCE if is_installed("torch") else Choice("onnxruntime", "fp32")
-    ways: list[Ranked] = []
     with Predictor.open(bundle, reference) as predictor:
         truth = Reference.of(predictor, bundle.card, slices, name=str(reference))
+    return Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=measure(bundle, truth, margin=margin))
+
+
+def measure(
+    bundle: Bundle, reference: Reference, *, margin: float, known: Mapping[Choice, Ranked] | None = None
+) -> tuple[Ranked, ...]:
+    """Every way to run the bundle here, fastest first.
+
+    Args:
+        margin: how much Dice or AUC a reduced precision may lose.
+        known: ways that were held against this reference on this machine already; they are only timed.
+    """
+    ways: list[Ranked] = []
     with ExitStack() as stack:
         passed: dict[Choice, Engine] = {}
         for choice in candidates(bundle):
@@ -126,25 +140,57 @@ def rank(bundle: Bundle, slices: GateSlices) -> Ranking:
             except CoronanetError as error:
                 ways.append(_way(choice, "not_run", str(error), None, None))
                 continue
-            evidence = compare("network", truth, predictor)
-            if evidence.verdict == "passed":
+            way = (known or {}).get(choice) or examine(choice, reference, predictor, margin=margin)
+            if way.verdict == "passed":
                 passed[choice] = predictor.network
-            ways.append(_way(choice, evidence.verdict, evidence.reason, None, evidence))
+            ways.append(way)
         latency = _time_in_turn(passed)
     timed = [way.model_copy(update={"latency_ms": latency.get(way.choice)}) for way in ways]
     timed.sort(key=lambda way: (way.verdict != "passed", way.latency_ms or 0.0))
-    return Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=tuple(timed))
+    return tuple(timed)
 
 
-def _way(choice: Choice, verdict: Verdict, reason: str, latency_ms: float | None, evidence: Evidence | None) -> Ranked:
+def examine(choice: Choice, reference: Reference, predictor: Predictor, *, margin: float) -> Ranked:
+    """One way under the gates of parity and, in a reduced precision, of non-inferiority; not timed."""
+    comparison = compare("network", reference, predictor, choice.precision)
+    evidence = comparison.evidence
+    if evidence.verdict != "passed" or choice.precision == "fp32":
+        return _way(choice, evidence.verdict, evidence.reason, evidence, None)
+    gate = judge(reference, comparison.decisions, margin)
+    return _way(choice, gate.verdict, gate.reason, evidence, gate)
+
+
+def _way(choice: Choice, verdict: Verdict, reason: str, evidence: Evidence | None, gate: Gate | None) -> Ranked:
     return Ranked(
         backend=choice.backend,
         precision=choice.precision,
         verdict=verdict,
         reason=reason,
-        latency_ms=latency_ms,
+        latency_ms=None,
         evidence=evidence,
+        non_inferiority=gate,
     )
+
+
+def worth_it(ways: Sequence[Ranked], precision: Precision) -> Gate:
+    """Whether a file of a reduced precision is faster here than the fastest way without it."""
+
+    def fastest(uses_it: bool) -> Ranked | None:
+        passed = [way for way in ways if way.latency_ms is not None and _uses(way, precision) == uses_it]
+        return min(passed, key=lambda way: way.latency_ms or 0.0, default=None)
+
+    own, other = fastest(True), fastest(False)
+    if own is None or other is None or own.latency_ms is None or other.latency_ms is None:
+        return Gate(gate="worth_it", verdict="not_run", reason="no way to run it passed the other gates here")
+    figures = {"ms": own.latency_ms, "ms_without": other.latency_ms, "speedup": other.latency_ms / own.latency_ms}
+    if own.latency_ms < other.latency_ms:
+        return Gate(gate="worth_it", verdict="passed", reason="", figures=figures)
+    reason = f"{own.choice} takes {own.latency_ms:.1f} ms here, {other.choice} {other.latency_ms:.1f} ms: not selected"
+    return Gate(gate="worth_it", verdict="refused", reason=reason, figures=figures)
+
+
+def _uses(way: Ranked, precision: Precision) -> bool:
+    return file_precision(way.backend, way.precision) == precision
 
 
 def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:

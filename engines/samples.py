@@ -1,4 +1,4 @@
-"""One training slice and what its label map may be trusted for."""
+"""One labelled slice and what its label map may be trusted for."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,7 +4,6 @@ Training and validation slices only; no ``test/`` split is ever opened here.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +11,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.errors import UsageError
-from ..model.phantom import make_phantom
-from ..model.readers.images import read_image
-from ..model.readers.windows import NAMED_WINDOWS
+from ..model.phantom import make_labelled_phantom
+from ..model.tasks import TaskName
+from .datasets import Reader, is_held_back, medseg, plethora, radiopaedia
 from .places import data_home
+from .samples import Sample
 
-#: Where slices lie below the data folder, and how many of each are taken, evenly.
-SOURCES = (("medseg98_covid_semiseg/train/images", 8), ("radiopaedia9_medseg2/images", 16))
+#: Where slices lie below the data folder, and who reads them.
+SOURCES: tuple[tuple[str, Reader], ...] = (
+    ("medseg98_covid_semiseg/train", medseg),
+    ("radiopaedia9_medseg2", radiopaedia),
+    ("pleural_effusion10_plethora", plethora),
+)
+#: How many slices of each source the gates of a task look at, spread evenly: those that tell something of its truth.
+#: A slice says one thing about a classifier and thousands about a segmenter.
+COUNTS: dict[TaskName, tuple[int, int, int]] = {
+    "classification": (50, 120, 0),
+    "binary_segmentation": (14, 18, 0),
+    "multiclass_segmentation": (14, 14, 6),
+    "lung_segmentation": (4, 24, 0),
+}
+CALIBRATION_COUNTS = (10, 24, 10)
 
 
 @dataclass(frozen=True)
 class GateSlices:
-    """Slices of any size, each int16 HU ``[H, W]``, with the name and the hash of the set."""
+    """Slices with what is known of them, under the name of the set; ``real`` is false for the phantom."""
 
     name: str
-    images: tuple[NDArray[np.int16], ...]
+    samples: tuple[Sample, ...]
     real: bool
 
     @property
+    def images(self) -> tuple[NDArray[np.int16], ...]:
+        """Of any size, each int16 HU ``[H, W]``."""
+        return tuple(sample.image for sample in self.samples)
+
+    @property
     def sha256(self) -> str:
+        """Hash of the images alone."""
         digest = hashlib.sha256()
         for image in self.images:
             digest.update(repr(image.shape).encode())
@@ -38,8 +57,8 @@ class GateSlices:
         return digest.hexdigest()
 
 
-def gate_slices(option: Path | None) -> GateSlices:
-    """The slices for the gates: of the data folder (``places.data_home``), or of the phantom where it has none.
+def gate_slices(option: Path | None, task: TaskName) -> GateSlices:
+    """The slices for a task's gates: of the data folder (``places.data_home``), or of the phantom where it has none.
 
     Args:
         option: the folder that the user names for this run; None takes the usual one, if any.
@@ -48,26 +67,44 @@ def gate_slices(option: Path | None) -> GateSlices:
         UsageError: ``option`` is not a folder or holds none of the known data sets.
     """
     home = data_home(option)
-    images: list[NDArray[np.int16]] = []
-    names: list[str] = []
-    for folder, count in SOURCES:
-        paths = _evenly(sorted((home / folder).glob("*.jpg")) if home is not None else [], count)
-        images += [read_image(path, NAMED_WINDOWS["lung"]).image[0] for path in paths]
-        names += [f"{len(paths)} of {folder}"] if paths else []
-    if images:
-        return GateSlices(", ".join(names), tuple(images), real=True)
+    taken = [] if home is None else _take(home, COUNTS[task])
+    if taken:
+        name = ", ".join(f"{len(samples)} of {folder}" for folder, samples in taken)
+        return GateSlices(name, tuple(sample for _, samples in taken for sample in samples), real=True)
     if option is not None:
         raise UsageError(f"none of {[folder for folder, _ in SOURCES]} in {option}: pass the folder of the data sets")
     return phantom_slices()
 
 
+def calibration_slices(option: Path | None) -> GateSlices:
+    """Training slices for the ranges of an int8 network; none of a group that is held back.
+
+    Raises:
+        UsageError: there are none.
+    """
+    home = data_home(option)
+    taken = [] if home is None else _take(home, CALIBRATION_COUNTS)
+    samples = tuple(sample for _, samples in taken for sample in samples if not is_held_back(sample))
+    if not samples:
+        raise UsageError(
+            "int8 needs training slices for its ranges and there are none: pass --data DIR or set CORONANET_DATA"
+        )
+    return GateSlices(f"{len(samples)} training slices", samples, real=True)
+
+
+def _take(home: Path, counts: tuple[int, ...]) -> list[tuple[str, list[Sample]]]:
+    return [
+        (folder, [sample for _, sample in reader(home, count=count)])
+        for (folder, reader), count in zip(SOURCES, counts, strict=True)
+        if count and (home / folder).is_dir()
+    ]
+
+
 def phantom_slices() -> GateSlices:
     """Eight slices of the synthetic phantom."""
-    image = make_phantom().image
-    return GateSlices("synthetic phantom", tuple(image[:: max(1, len(image) // 8)]), real=False)
-
-
-def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+    phantom = make_labelled_phantom()
+    image, types, lung = phantom.study.image, phantom.lesion_types, phantom.lung_mask
+    samples = tuple(
+        Sample(image[z], types[z], "types", "phantom", lung[z]) for z in range(0, len(image), max(1, len(image) // 8))
+    )
+    return GateSlices("synthetic phantom", samples, real=False)

@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out
-from ..engines.bundle import Bundle, FileRecord, Manifest
+from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Verdict
+from ..engines.non_inferiority import MARGIN
 from ..engines.places import bundle_home
-from ..engines.ranking import Ranking, rank, write_ranking
-from ..engines.slices import GateSlices, gate_slices
+from ..engines.ranking import Ranking, read_ranking
+from ..engines.slices import gate_slices
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
+from .options import CalibrationMethod
 from .shipped import PRETRAINED, export_all
+
+GATES: tuple[GateName, ...] = get_args(GateName)
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real CT for the gates.")]
 
@@ -31,17 +35,27 @@ def export_verb(
             help="A task that ships, or a folder with card.json and weights.safetensors; none: all that ship."
         ),
     ] = None,
+    *,
     fp16: Annotated[bool, typer.Option("--fp16", help="Write an fp16 network beside the fp32 one.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Write an int8 network too; needs real slices.")] = False,
+    calibration: Annotated[
+        CalibrationMethod, typer.Option(help="How int8 reads its ranges from training slices.")
+    ] = "min-max",
+    margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
+    ] = MARGIN,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export networks to verified bundles: ONNX, parity with torch on real slices, speed on this machine."""
+    """Export networks to verified bundles: ONNX, five gates on real slices, speed on this machine."""
     sources = [_source(name) for name in models or TASK_NAMES]
     if folder is None and any(source.parent != PRETRAINED for source in sources):
         raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
-    bundles = export_all(sources, bundle_home(folder), half=fp16, data=data)
-    rankings = _rank(bundles, gate_slices(data))
+    bundles = export_all(
+        sources, bundle_home(folder), half=fp16, int8=int8, method=calibration, margin=margin, data=data
+    )
+    rankings = {name: ranking for name, bundle in bundles.items() if (ranking := read_ranking(bundle))}
     if as_json:
         emit_json({"bundles": [_bundle_json(bundles[name], rankings[name]) for name in bundles]})
         return
@@ -55,15 +69,15 @@ def verify_verb(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: every hash, the card, and parity with torch again on this machine."""
+    """Check a bundle: every hash, the card, and the gates again on this machine."""
     opened = Bundle.open(bundle)
     try:
-        from .pipeline import prove
+        from .gates import prove_again
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
-    err.print(f"{bundle}: every hash is the manifest's; running parity", soft_wrap=True)
-    manifest = prove(opened, gate_slices(data))
-    refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
+    err.print(f"{bundle}: every hash is the manifest's; running the gates", soft_wrap=True)
+    manifest = prove_again(opened, gate_slices(data, opened.card.task))
+    refused = [record for record in manifest.files if record.refusal]
     if as_json:
         verdict = "refused" if refused else "passed"
         emit_json(
@@ -72,37 +86,41 @@ def verify_verb(
     else:
         out.print(gates_table({opened.card.task: manifest}))
     for record in refused:
-        reason = record.evidence.reason if record.evidence else ""
-        fail(f"{record.path} does not pass parity on this machine: {reason}")
+        fail(f"{record.path} does not pass {record.refusal} (on this machine)")
     if refused:
         raise typer.Exit(RefusedError.exit_code)
 
 
 def gates_table(manifests: Mapping[TaskName, Manifest]) -> Table:
-    """Every graph with its size and what parity found."""
-    table = Table("bundle", "file", "precision", "MB", "parity", "labels equal", "largest difference", title="Gates")
+    """Every graph with its size and what the gates found; an empty cell is a gate that does not look at it."""
+    table = Table("bundle", "file", "MB", *(name.replace("_", "-") for name in GATES), "labels equal", title="Gates")
     for name, manifest in manifests.items():
         for record in manifest.files:
             if (found := record.evidence) is not None:
+                verdicts = record.verdicts
                 table.add_row(
                     name,
                     record.path,
-                    record.precision,
                     f"{record.bytes / 1e6:.2f}",
-                    found.verdict,
+                    *(_cell(record, gate, verdicts.get(gate)) for gate in GATES),
                     "-" if found.label_agreement is None else f"{found.label_agreement:.6f}",
-                    "-" if found.max_difference is None else f"{found.max_difference:.1e}",
                 )
     return table
 
 
-def _rank(bundles: Mapping[TaskName, Bundle], slices: GateSlices) -> dict[TaskName, Ranking]:
-    rankings: dict[TaskName, Ranking] = {}
-    with err.status("measuring this machine"):
-        for name, bundle in bundles.items():
-            rankings[name] = rank(bundle, slices)
-            write_ranking(rankings[name])
-    return rankings
+def _cell(record: FileRecord, name: GateName, verdict: Verdict | None) -> str:
+    gate = next((gate for gate in record.gates if gate.gate == name), None)
+    figures = gate.figures if gate else {}
+    match name:
+        case "precision" if gate and (kept := figures.get("kept", 0)):
+            return f"{verdict}, {kept:.0f} in fp32"
+        case "non_inferiority" if gate:
+            changes = [f"{value:+.4f}" for figure, value in figures.items() if figure.endswith("_change")]
+            return " ".join([verdict or "", *changes])
+        case "worth_it" if gate and "speedup" in figures:
+            return f"{verdict}, x {figures['speedup']:.2f}"
+        case _:
+            return verdict or ""
 
 
 def _ranking_table(rankings: Mapping[TaskName, Ranking]) -> Table:

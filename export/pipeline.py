@@ -12,43 +12,42 @@ from ..engines.bundle import (
     WEIGHTS,
     Bundle,
     FileRecord,
+    Gate,
     Graph,
     Manifest,
     Precision,
     hash_file,
     publish,
 )
-from ..engines.parity import Reference, compare
-from ..engines.predictor import REFERENCE, Choice, Predictor
+from ..engines.parity import Reference
+from ..engines.ranking import Ranking, machine, measure, worth_it, write_ranking
 from ..engines.slices import GateSlices
 from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.weights import load_network
-from .half import convert_to_half, count_half_weights
+from .gates import known_ways, prove, reference_of
+from .half import convert_to_half
+from .int8 import write_int8
+from .options import PLAIN, Wanted
+from .ranges import judge_ranges, measure_ranges
 from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-#: Weights of an fp16 file that may stay float32: the few that the converter must keep, such as resize scales.
-LEAST_HALF_SHARE = 0.99
+#: Slices that the range preflight reads.
+PREFLIGHT_SLICES = 8
 
 Progress = Callable[[str], None]
 
 
 def export_bundle(
-    source: Path,
-    out: Path,
-    slices: GateSlices,
-    *,
-    half: bool,
-    half_is_optional: bool = False,
-    progress: Progress = lambda _: None,
+    source: Path, out: Path, slices: GateSlices, wanted: Wanted = PLAIN, *, progress: Progress = lambda _: None
 ) -> Bundle:
     """Export ``source`` (``card.json`` and ``weights.safetensors``) to the bundle ``out/<task>``.
 
+    How fast each way to run it is on this machine is measured too, and kept in the user's cache.
+
     Args:
         slices: what the gates look at.
-        half: whether to write an fp16 network beside the fp32 one.
-        half_is_optional: whether an fp16 network that a gate refuses is left out instead of ending the export.
         progress: told what is being done.
 
     Raises:
@@ -57,24 +56,53 @@ def export_bundle(
     """
     card = Card.load(source / CARD)
     network = load_network(card, source / WEIGHTS)
+
+    def say(what: str) -> None:
+        progress(f"{card.task}: {what}")
+
     with publish(out / card.task) as work:
         shutil.copyfile(source / CARD, work / CARD)
         shutil.copyfile(source / WEIGHTS, work / WEIGHTS)
         graphs: tuple[Graph, ...] = ("preprocess", "decide", "network")
         for graph in graphs:
-            progress(f"{card.task}: {graph} to ONNX")
+            say(f"{graph} to ONNX")
             export_graph(card, graph, network, work / onnx_name(graph, "fp32"))
-        if half:
-            progress(f"{card.task}: network to fp16")
-            _write_half(work)
-        draft = _draft(card, work)
-        progress(f"{card.task}: parity on {len(slices.images)} slices")
-        manifest = prove(Bundle(work, draft, card, ""), slices)
-        if half_is_optional:
-            manifest = _leave_out_refused_half(manifest, work)
+
+        def draft() -> Bundle:
+            return Bundle(work, _draft(card, work), card, "")
+
+        say(f"the reference on {len(slices.samples)} slices")
+        reference = reference_of(draft(), slices)
+        gates: dict[Precision, Gate] = {}
+        kept: dict[Precision, tuple[str, ...]] = {}
+        if wanted.half:
+            say("ranges before fp16")
+            gates["fp16"] = _preflight(work, reference)
+            kept["fp16"] = gates["fp16"].nodes
+            convert_to_half(work / onnx_name("network", "fp32"), work / onnx_name("network", "fp16"), kept=kept["fp16"])
+        if wanted.calibration is not None:
+            target = work / onnx_name("network", "int8")
+            try:
+                kept["int8"] = write_int8(
+                    target, draft, reference, wanted.calibration, wanted.method, margin=wanted.margin, progress=say
+                )
+            except RefusedError as error:
+                if not wanted.optional:
+                    raise RefusedError(f"{card.task}: {error}") from None
+                target.unlink(missing_ok=True)
+        say("gates")
+        manifest = prove(draft(), reference, kept=kept, ranges=gates, margin=wanted.margin)
+        if wanted.optional:
+            manifest = _leave_out_refused(manifest, work)
         _refuse_what_failed(manifest)
+        say("measuring this machine")
+        bundle = Bundle(work, manifest, card, "")
+        ways = measure(bundle, reference, margin=wanted.margin, known=known_ways(manifest))
+        manifest = _with_worth(manifest, {p: worth_it(ways, p) for p in ("fp16", "int8")})
         (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle.open(out / card.task)
+    bundle = Bundle.open(out / card.task)
+    write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=ways))
+    return bundle
 
 
 def onnx_name(graph: Graph, precision: Precision) -> str:
@@ -82,12 +110,11 @@ def onnx_name(graph: Graph, precision: Precision) -> str:
     return f"{graph}.{precision}.onnx" if graph == "network" else f"{graph}.onnx"
 
 
-def _write_half(work: Path) -> None:
-    target = work / onnx_name("network", "fp16")
-    convert_to_half(work / onnx_name("network", "fp32"), target)
-    half, total = count_half_weights(target)
-    if half < LEAST_HALF_SHARE * total:
-        raise RefusedError(f"{target.name}: only {half} of {total} weights are float16 after conversion")
+def _preflight(work: Path, reference: Reference) -> Gate:
+    network = work / onnx_name("network", "fp32")
+    every = max(1, len(reference.answers) // PREFLIGHT_SLICES)
+    pixels = [answer.pixels for answer in reference.answers[::every]]
+    return judge_ranges(network, measure_ranges(network, pixels))
 
 
 def _draft(card: Card, work: Path) -> Manifest:
@@ -98,6 +125,7 @@ def _draft(card: Card, work: Path) -> Manifest:
         ("decide", "fp32"),
         ("network", "fp32"),
         ("network", "fp16"),
+        ("network", "int8"),
     )
     for graph, precision in named:
         path = work / onnx_name(graph, precision)
@@ -120,29 +148,27 @@ def tool_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("coronanet", *TOOLS)}
 
 
-def prove(bundle: Bundle, slices: GateSlices) -> Manifest:
-    """The bundle's manifest with fresh evidence for every graph: ONNX Runtime on this machine against torch."""
-    with Predictor.open(bundle, REFERENCE) as predictor:
-        reference = Reference.of(predictor, bundle.card, slices, name=str(REFERENCE))
-    proved: list[FileRecord] = []
-    for record in bundle.manifest.files:
-        if record.graph is None or record.precision is None:
-            proved.append(record)
-            continue
-        with Predictor.open(bundle, Choice("onnxruntime", record.precision)) as candidate:
-            proved.append(record.model_copy(update={"evidence": compare(record.graph, reference, candidate)}))
-    return bundle.manifest.model_copy(update={"files": tuple(proved)})
-
-
-def _leave_out_refused_half(manifest: Manifest, work: Path) -> Manifest:
-    half = manifest.graph("network", "fp16")
-    if half is None or half.evidence is None or half.evidence.verdict != "refused":
-        return manifest
-    (work / half.path).unlink()
-    return manifest.model_copy(update={"files": tuple(file for file in manifest.files if file.path != half.path)})
+def _leave_out_refused(manifest: Manifest, work: Path) -> Manifest:
+    left: list[FileRecord] = []
+    for record in manifest.files:
+        if record.precision in ("fp16", "int8") and record.refusal:
+            (work / record.path).unlink()
+        else:
+            left.append(record)
+    return manifest.model_copy(update={"files": tuple(left)})
 
 
 def _refuse_what_failed(manifest: Manifest) -> None:
     for record in manifest.files:
-        if record.evidence is not None and record.evidence.verdict == "refused":
-            raise RefusedError(f"{manifest.name}: {record.path} did not pass parity: {record.evidence.reason}")
+        if why := record.refusal:
+            raise RefusedError(f"{manifest.name}: {record.path} did not pass {why}")
+
+
+def _with_worth(manifest: Manifest, worth: dict[Precision, Gate]) -> Manifest:
+    files = tuple(
+        record.model_copy(update={"gates": (*record.gates, worth[record.precision])})
+        if record.graph == "network" and record.precision in worth
+        else record
+        for record in manifest.files
+    )
+    return manifest.model_copy(update={"files": files})

@@ -8,10 +8,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from ..console import err, warn
 from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, hash_file
 from ..engines.machine import installed_version
+from ..engines.non_inferiority import MARGIN
 from ..engines.places import ROOT, bundle_home
-from ..engines.slices import gate_slices
-from ..model.errors import MissingPackageError, RefusedError
+from ..engines.slices import calibration_slices, gate_slices
+from ..model.card import Card
+from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
+from .options import CalibrationMethod, Wanted
 
 PRETRAINED = ROOT / "model" / "pretrained"
 
@@ -23,8 +26,8 @@ def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
     in a folder that the user names it is left alone.
 
     Raises:
-        RefusedError: a bundle was tampered with or stands under another's name, or a gate refused an export; an fp16
-            network that a gate refuses on this machine is left out with a warning.
+        RefusedError: a bundle was tampered with or stands under another's name, or a gate refused an export; a reduced
+            precision that a gate refuses on this machine is left out with a warning.
         MissingPackageError: something must be exported and torch is not installed.
     """
     home = bundle_home(folder)
@@ -40,7 +43,7 @@ def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
                 bundles[name] = bundle
     if missing := [name for name in TASK_NAMES if name not in bundles]:
         sources = [PRETRAINED / name for name in missing]
-        bundles |= export_all(sources, home, half=True, half_is_optional=True, data=None)
+        bundles |= export_all(sources, home, half=True, int8=has_calibration(), optional=True, data=None)
     return {name: bundles[name] for name in TASK_NAMES}
 
 
@@ -57,35 +60,64 @@ def same_tools(bundle: Bundle) -> bool:
 
 
 def export_all(
-    sources: Sequence[Path], out: Path, *, half: bool, half_is_optional: bool = False, data: Path | None
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    half: bool = False,
+    int8: bool = False,
+    optional: bool = False,
+    method: CalibrationMethod = "min-max",
+    margin: float = MARGIN,
+    data: Path | None,
 ) -> dict[TaskName, Bundle]:
-    """Export folders of card and weights to ``out``, with progress on stderr; ``data`` as in ``gate_slices``.
+    """Export folders of card and weights to ``out``, with progress on stderr.
+
+    Args:
+        half, int8: which networks to write beside the fp32 one.
+        optional, method, margin: as in ``options.Wanted``.
+        data: where real slices are, as in ``slices.gate_slices``.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
-        UsageError, RefusedError: as ``pipeline.export_bundle``.
+        UsageError: int8 is wanted and there are no training slices; or as ``pipeline.export_bundle``.
+        RefusedError: as ``pipeline.export_bundle``.
     """
     try:
         from .pipeline import export_bundle
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
-    slices = gate_slices(data)
-    if not slices.real:
-        warn("no real CT: parity runs on the synthetic phantom; pass --data DIR or set CORONANET_DATA")
+    calibration = calibration_slices(data) if int8 else None
+    wanted = Wanted(half=half, calibration=calibration, method=method, margin=margin, optional=optional)
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         for source in sources:
+            slices = gate_slices(data, Card.load(source / CARD).task)
+            if not slices.real and not bundles:
+                warn(
+                    "no real CT: parity runs on the synthetic phantom, and no reduced precision is chosen before its "
+                    "gates ran; pass --data DIR or set CORONANET_DATA"
+                )
             line = progress.add_task(f"exporting {source.name}", total=1)
             bundle = export_bundle(
                 source,
                 out,
                 slices,
-                half=half,
-                half_is_optional=half_is_optional,
+                wanted,
                 progress=lambda what, line=line: progress.update(line, description=what),
             )
-            if half and bundle.manifest.graph("network", "fp16") is None:
-                warn(f"{bundle.card.task}: fp16 does not decide what torch decides on this machine and was left out")
+            written = {record.precision for record in bundle.manifest.files}
+            for precision in ("fp16", "int8"):
+                if {"fp16": half, "int8": int8}[precision] and precision not in written:
+                    warn(f"{bundle.card.task}: {precision} did not pass its gates on this machine and was left out")
             progress.update(line, description=f"{bundle.card.task}: exported", completed=1)
             bundles[bundle.card.task] = bundle
     return bundles
+
+
+def has_calibration() -> bool:
+    """Whether there are training slices for int8 in the usual place."""
+    try:
+        calibration_slices(None)
+    except UsageError:
+        return False
+    return True

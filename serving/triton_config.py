@@ -98,9 +98,9 @@ def render_configs(
 
 
 def container_file(bundle: Bundle, graph: Graph) -> FileRecord:
-    """The ONNX file that NVIDIA's container runs on its onnxruntime backend: fp16 where the export passed it."""
+    """The ONNX file that NVIDIA's container runs on its onnxruntime backend: fp16 where no gate refused it."""
     half = bundle.manifest.graph(graph, "fp16")
-    if half is not None and half.evidence is not None and half.evidence.verdict == "passed":
+    if half is not None and not half.refusal:
         return half
     return bundle.require(graph)
 

@@ -1,11 +1,14 @@
 """What many tests need: really exported bundles, a real Triton server, and real slices where the data is."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
@@ -17,10 +20,14 @@ from coronanet.export.pipeline import export_bundle
 from coronanet.export.shipped import PRETRAINED, provide_bundles
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.networks import build
+from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.tasks import TaskName
 from coronanet.model.weights import save_weights
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
+from torch import nn
+
+VOLUMES = ("1", "2", "4", "9")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,7 +61,12 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = Network(family="unet", parameters={"features": 4})
     card = shipped.model_copy(update={"network": network, "geometry": Geometry(height=64, width=64)})
     torch.manual_seed(0)
-    save_weights(build(card), folder / WEIGHTS)
+    untaught = build(card)
+    for module in untaught.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            # So that what it puts out keeps its size from layer to layer, as a trained network's does.
+            nn.init.kaiming_normal_(module.weight)
+    save_weights(untaught, folder / WEIGHTS)
     (folder / CARD).write_text(card.to_json(), encoding="utf-8")
     return folder
 
@@ -62,7 +74,7 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """``tiny_source`` as a bundle, in fp32, its parity proved on the phantom. Copy it before you change it."""
-    return export_bundle(tiny_source, tmp_path_factory.mktemp("tiny_bundles"), phantom_slices(), half=False)
+    return export_bundle(tiny_source, tmp_path_factory.mktemp("tiny_bundles"), phantom_slices())
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +89,7 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def real_slices(data: Path) -> GateSlices:
     """Real slices of training and validation sets, each int16 HU [H, W]."""
-    return gate_slices(data)
+    return gate_slices(data, "multiclass_segmentation")
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +114,29 @@ def triton_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
     log = tmp_path_factory.mktemp("triton") / "log"
     with TritonServer(repository, ports=Ports.free(), log=log) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four synthetic volumes as Radiopaedia's, volume 4 among them, which is held back."""
+    folder = tmp_path_factory.mktemp("data")
+    root = folder / "radiopaedia9_medseg2"
+    for name in ("images", "lesion", "lung"):
+        (root / name).mkdir(parents=True)
+    rows: list[dict[str, object]] = []
+    for volume in VOLUMES:
+        phantom = make_labelled_phantom(size=128, slices=6, seed=int(volume))
+        grey = np.clip((phantom.study.image.astype(np.float32) + 1350) * (255 / 1500), 0, 255).astype(np.uint8)
+        for z in range(len(grey)):
+            stem = f"r{volume}_z{z:03d}"
+            kinds = np.where(phantom.lesion_types[z] <= 2, phantom.lesion_types[z], 0).astype(np.uint8)
+            cv2.imwrite(str(root / "images" / f"{stem}.jpg"), grey[z])
+            cv2.imwrite(str(root / "lesion" / f"{stem}.png"), kinds)
+            cv2.imwrite(str(root / "lung" / f"{stem}.png"), phantom.lung_mask[z] * 255)
+            source = "exact" if z % 2 and kinds.any() else ("inferred" if kinds.any() else "none")
+            rows.append({"file": f"{stem}.png", "volume": volume, "class_source": source})
+    with (root / "slices.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=["file", "volume", "class_source"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder

@@ -47,7 +47,7 @@ def test_the_reference_agrees_with_itself(
 ) -> None:
     predictor, reference = references[task]
     for graph in ("preprocess", "network", "decide"):
-        evidence = compare(graph, reference, predictor)
+        evidence = compare(graph, reference, predictor).evidence
         assert evidence.verdict == "passed"
         assert evidence.max_difference == 0
         assert evidence.label_agreement == 1
@@ -61,7 +61,7 @@ def test_a_classifier_that_always_answers_the_same_is_refused_though_its_labels_
     keep = tuple(answer for answer in reference.answers if np.sign(answer.logits.item()) == side)
     one_sided = Reference(reference.name, reference.card, reference.slices, keep)
     constant = with_network(predictor, lambda logits: np.full_like(logits, 9.0 * side))
-    evidence = compare("network", one_sided, constant)
+    evidence = compare("network", one_sided, constant).evidence
     assert evidence.label_agreement == 1
     assert evidence.verdict == "refused"
     assert "a probability differs by" in evidence.reason
@@ -73,7 +73,7 @@ def test_a_label_that_vanishes_is_refused_by_name(
     predictor, reference = references["multiclass_segmentation"]
     card = reference.card.model_copy(update={"tolerance": 0.5})
     blind = with_network(predictor, lambda logits: np.where(np.arange(4)[:, None, None] == 1, -50, logits))
-    evidence = compare("network", Reference(reference.name, card, reference.slices, reference.answers), blind)
+    evidence = compare("network", Reference(reference.name, card, reference.slices, reference.answers), blind).evidence
     assert evidence.verdict == "refused"
     assert "dice_ground_glass with the reference is 0.0000" in evidence.reason
 
@@ -82,7 +82,9 @@ def test_labels_beyond_the_tolerance_are_refused(
     references: dict[TaskName, tuple[Predictor, Reference]],
 ) -> None:
     predictor, reference = references["multiclass_segmentation"]
-    evidence = compare("network", reference, with_network(predictor, lambda logits: np.roll(logits, 9, axis=3)))
+    evidence = compare(
+        "network", reference, with_network(predictor, lambda logits: np.roll(logits, 9, axis=3))
+    ).evidence
     assert evidence.verdict == "refused"
     assert "of the labels differ" in evidence.reason
 
@@ -91,7 +93,9 @@ def test_an_output_that_is_not_finite_is_refused(
     references: dict[TaskName, tuple[Predictor, Reference]],
 ) -> None:
     predictor, reference = references["multiclass_segmentation"]
-    evidence = compare("network", reference, with_network(predictor, lambda logits: logits * np.float32("nan")))
+    evidence = compare(
+        "network", reference, with_network(predictor, lambda logits: logits * np.float32("nan"))
+    ).evidence
     assert evidence.verdict == "refused"
     assert evidence.reason == "the output is not finite"
 
@@ -99,7 +103,7 @@ def test_an_output_that_is_not_finite_is_refused(
 def test_pixels_that_differ_are_refused(references: dict[TaskName, tuple[Predictor, Reference]]) -> None:
     predictor, reference = references["multiclass_segmentation"]
     shifted = Predictor(Bent(predictor.preprocess, lambda pixels: pixels + 0.01), predictor.network, predictor.decide)
-    evidence = compare("preprocess", reference, shifted)
+    evidence = compare("preprocess", reference, shifted).evidence
     assert evidence.verdict == "refused"
     assert "pixels differ by up to 0.01" in evidence.reason
 

@@ -13,7 +13,8 @@ import torch
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, Graph
 from coronanet.engines.slices import phantom_slices
 from coronanet.export import pipeline
-from coronanet.export.half import count_half_weights
+from coronanet.export.census import take_census
+from coronanet.export.options import Wanted
 from coronanet.export.shipped import PRETRAINED, holds, provide_bundles
 from coronanet.export.to_onnx import IR_VERSION, OPSET
 from coronanet.model.card import Card
@@ -42,8 +43,7 @@ def test_fp16_is_half_precision_inside_and_single_at_the_edges(bundles: dict[Tas
     bundle = bundles[task]
     single, half = bundle.require("network", "fp32"), bundle.require("network", "fp16")
     assert half.bytes < 0.55 * single.bytes
-    weights, total = count_half_weights(bundle.file(half))
-    assert weights >= 0.99 * total
+    assert take_census(bundle.file(half), "fp16").figures["kept"] == 0
     graph = onnx.load_model(bundle.file(half)).graph
     edges = [tensor.type.tensor_type.elem_type for tensor in (*graph.input, *graph.output)]
     assert set(edges) == {onnx.TensorProto.FLOAT}
@@ -67,7 +67,7 @@ def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_publishe
     source = _copy_of_weights(tmp_path)
     _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.0.bias" else value)
     with pytest.raises(RefusedError, match="not finite"):
-        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -83,7 +83,7 @@ def test_a_graph_that_decides_otherwise_is_refused(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(pipeline, "export_graph", export_other)
     with pytest.raises(RefusedError, match=r"network\.fp32\.onnx did not pass parity: .* of the labels differ"):
-        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -102,19 +102,19 @@ def test_an_optional_fp16_that_is_refused_is_left_out_and_a_wanted_one_ends_the_
         onnx.save_model(model, half)
 
     monkeypatch.setattr(pipeline, "convert_to_half", convert_wrongly)
-    bundle = pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=True, half_is_optional=True)
+    bundle = pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), Wanted(half=True, optional=True))
     assert bundle.manifest.graph("network", "fp16") is None
     assert bundle.manifest.graph("network", "fp32") is not None
     with pytest.raises(RefusedError, match=r"network\.fp16\.onnx did not pass parity"):
-        pipeline.export_bundle(source, tmp_path / "again", phantom_slices(), half=True)
+        pipeline.export_bundle(source, tmp_path / "again", phantom_slices(), Wanted(half=True))
     assert list((tmp_path / "again").iterdir()) == []
 
 
 def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     source = _copy_of_weights(tmp_path)
     out = tmp_path / "out"
-    first = pipeline.export_bundle(source, out, phantom_slices(), half=True)
-    second = pipeline.export_bundle(source, out, phantom_slices(), half=False)
+    first = pipeline.export_bundle(source, out, phantom_slices(), Wanted(half=True))
+    second = pipeline.export_bundle(source, out, phantom_slices())
     assert first.manifest.graph("network", "fp16") is not None
     assert second.manifest.graph("network", "fp16") is None
     assert not (second.path / "network.fp16.onnx").exists()
@@ -127,7 +127,7 @@ def test_weights_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     card["network"]["parameters"]["decoder"] = 16
     (source / CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's efficientnet_lite"):
-        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
 
 
 def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
     content = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match="is not a safetensors file"):
-        pipeline.export_bundle(source, tmp_path / "out", phantom_slices(), half=False)
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
 
 
 def test_shipped_weights_are_exported_once_and_a_bundle_of_others_is_known(bundles: dict[TaskName, Bundle]) -> None:

@@ -25,7 +25,7 @@ from coronanet.serving.repository import fill_repository
 import coronanet.serving.predict_run, coronanet.serving.server
 
 bundle = Bundle.open(Path(sys.argv[1]))
-ranking = rank(bundle, gate_slices(None))
+ranking = rank(bundle, gate_slices(None, bundle.card.task))
 assert ranking.ways[0].evidence.reference == "onnxruntime fp32", ranking
 bundles = {bundle.card.task: bundle}
 choices = {bundle.card.task: ranking.best}

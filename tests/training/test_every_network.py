@@ -15,8 +15,8 @@ from coronanet.engines.predictor import Predictor
 from coronanet.engines.samples import Split
 from coronanet.engines.slices import phantom_slices
 from coronanet.engines.torch_engine import TorchEngine
-from coronanet.export.half import convert_to_half, count_half_weights
-from coronanet.export.pipeline import LEAST_HALF_SHARE
+from coronanet.export.census import take_census
+from coronanet.export.half import convert_to_half
 from coronanet.export.to_onnx import BATCH, contract, export_graph
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.networks import CLASSIFIERS, SEGMENTERS
@@ -97,14 +97,13 @@ def test_a_network_trains_and_its_onnx_forms_decide_as_torch_does(
     single, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
     export_graph(card, "network", trained, single)
     convert_to_half(single, half)
-    halved, total = count_half_weights(half)
-    assert halved >= LEAST_HALF_SHARE * total
+    assert take_census(half, "fp16").verdict == "passed"
 
     reference = Reference.of(predictor(card, trained), card, phantom_slices(), name="torch fp32")
     # A network that says the same of everything would agree with anything.
     logits = np.concatenate([answer.logits for answer in reference.answers])
     for path, share in ((single, 1e-3), (half, 0.03)):
-        evidence = compare("network", reference, predictor(card, path))
+        evidence = compare("network", reference, predictor(card, path)).evidence
         assert evidence.verdict == "passed", evidence.reason
         assert evidence.max_difference is not None
         assert evidence.max_difference < share * np.ptp(logits)

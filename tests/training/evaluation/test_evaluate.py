@@ -246,7 +246,7 @@ def test_weights_are_scored_on_the_held_back_volume_alone(
 
 
 def test_a_bundle_scores_what_its_weights_score(synthetic_data: Path, weights: Path, tmp_path: Path) -> None:
-    bundle = export_bundle(weights, tmp_path, phantom_slices(), half=False)
+    bundle = export_bundle(weights, tmp_path, phantom_slices())
     held_back = HeldBack(synthetic_data)
     scores = []
     for path, choice in ((weights, None), (bundle.path, Choice("onnxruntime", "fp32")), (tmp_path, None)):

@@ -1,0 +1,92 @@
+"""Non-inferiority: is what a reduced precision decides as good as what the reference decides, judged by the truth?
+
+A paired comparison on the same slices: the change in Dice (for a classifier, in AUC), its bootstrap interval over
+patients, and the share of labels that flip. Not worse means that the whole interval lies above minus the margin.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.intervals import auc_of, estimate, mean_of, resample
+from ..model.metrics import auc, dice
+from .bundle import Gate
+from .parity import Reference, labels_of
+from .truth import Truth, truth_of
+
+#: How much Dice or AUC may be lost.
+MARGIN = 0.005
+#: The share of labels (of pixels, or of slices for a classifier) that may flip at the operating point.
+MOST_FLIPS = 0.02
+#: Fewer slices with truth than this prove nothing.
+LEAST_SLICES = 8
+
+
+def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float = MARGIN) -> Gate:
+    """The gate's verdict on decisions for the slices of ``reference``, in their order.
+
+    ``not_run`` where the slices are synthetic or too few of them have the truth that the task needs.
+    """
+    samples = reference.slices.samples
+    told = [(index, truth) for index, sample in enumerate(samples) if (truth := truth_of(sample, reference.card.task))]
+    if not reference.slices.real:
+        return _gate("not_run", "real slices with drawn truth are needed: pass --data DIR or set CORONANET_DATA")
+    if len(told) < LEAST_SLICES:
+        return _gate("not_run", f"only {len(told)} slices tell the truth, {LEAST_SLICES} are needed")
+    ours = [decisions[index][0] for index, _ in told]
+    theirs = [reference.answers[index].decision[0] for index, _ in told]
+    truths = [truth for _, truth in told]
+    groups = resample([samples[index].group for index, _ in told])
+    if reference.card.spec.is_segmentation:
+        name, base = "dice", _dice(theirs, truths)
+        change = estimate(mean_of(_dice(ours, truths) - base), groups)
+        score = float(np.nanmean(base)) if np.isfinite(base).any() else float("nan")
+    else:
+        infected = np.array([bool(truth.labels) for truth in truths])
+        before, after = (np.array([decision[0] for decision in of]) for of in (theirs, ours))
+        one, other = auc_of(after, infected), auc_of(before, infected)
+        name, score = "auc", auc(before, infected)
+        change = estimate(lambda weights: one(weights) - other(weights), groups)
+    if change is None or change.low is None or change.high is None:
+        return _gate("not_run", f"the slices that tell the truth give no {name}")
+    flips = 1 - float(
+        np.mean(
+            [
+                np.mean(labels_of(decision, reference.card) == labels_of(answer.decision, reference.card))
+                for decision, answer in zip(decisions, reference.answers, strict=True)
+            ]
+        )
+    )
+    figures = {
+        name: score,
+        f"{name}_change": change.value,
+        f"{name}_change_low": change.low,
+        f"{name}_change_high": change.high,
+        "flips": flips,
+        "margin": margin,
+        "slices": float(len(told)),
+    }
+    if change.low < -margin:
+        interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f}"
+        return _gate("refused", f"{name} changes by {change.value:+.4f} ({interval}), allowed -{margin:g}", figures)
+    if flips > MOST_FLIPS:
+        return _gate("refused", f"{flips:.2%} of the labels flip, allowed {MOST_FLIPS:.0%}", figures)
+    return _gate("passed", "", figures)
+
+
+def _gate(verdict: Any, reason: str, figures: dict[str, float] | None = None) -> Gate:
+    return Gate(gate="non_inferiority", verdict=verdict, reason=reason, figures=figures or {})
+
+
+def _dice(decisions: Sequence[NDArray[Any]], truths: Sequence[Truth]) -> NDArray[np.float64]:
+    """Dice of each slice, the mean over the judged labels that its truth shows; NaN where it shows none."""
+    return np.array([_slice_dice(decision, truth) for decision, truth in zip(decisions, truths, strict=True)])
+
+
+def _slice_dice(decision: NDArray[Any], truth: Truth) -> float:
+    there = [label for label in truth.judged if (truth.labels == label).any()]
+    return (
+        float(np.mean([dice(decision == label, truth.labels == label) for label in there])) if there else float("nan")
+    )

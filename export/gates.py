@@ -1,0 +1,84 @@
+"""The gates of an export: evidence and verdicts for every graph of a bundle."""
+
+from collections.abc import Mapping
+
+from ..engines.bundle import Bundle, FileRecord, Gate, Manifest, Precision
+from ..engines.non_inferiority import MARGIN, judge
+from ..engines.parity import Reference, compare
+from ..engines.predictor import REFERENCE, Choice, Predictor
+from ..engines.ranking import Ranked
+from ..engines.slices import GateSlices
+from .census import take_census
+
+#: Where the files of a bundle are held against the reference: on the backend that reads every one of them.
+BACKEND = "onnxruntime"
+
+
+def reference_of(bundle: Bundle, slices: GateSlices) -> Reference:
+    """What the torch reference of a bundle makes of the slices."""
+    with Predictor.open(bundle, REFERENCE) as predictor:
+        return Reference.of(predictor, bundle.card, slices, name=str(REFERENCE))
+
+
+def prove(
+    bundle: Bundle,
+    reference: Reference,
+    *,
+    kept: Mapping[Precision, tuple[str, ...]],
+    ranges: Mapping[Precision, Gate],
+    margin: float = MARGIN,
+) -> Manifest:
+    """The bundle's manifest with fresh evidence for every ONNX file: ONNX Runtime on this machine against torch.
+
+    Args:
+        kept: for each precision the nodes that may stay in float32.
+        ranges: the verdicts of the range gate, which is passed before a file is made.
+    """
+    proved: list[FileRecord] = []
+    for record in bundle.manifest.files:
+        if record.kind != "onnx" or record.graph is None or record.precision is None:
+            proved.append(record)
+            continue
+        precision = record.precision
+        with Predictor.open(bundle, Choice(BACKEND, precision)) as candidate:
+            comparison = compare(record.graph, reference, candidate, precision)
+        gates: list[Gate] = []
+        if record.graph == "network":
+            gates.append(take_census(bundle.file(record), precision, kept=kept.get(precision, ())))
+            gates += [ranges[precision]] if precision in ranges else []
+            if precision != "fp32":
+                gates.append(judge(reference, comparison.decisions, margin))
+        proved.append(record.model_copy(update={"evidence": comparison.evidence, "gates": tuple(gates)}))
+    return bundle.manifest.model_copy(update={"files": tuple(proved)})
+
+
+def prove_again(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Manifest:
+    """``prove`` for a bundle that was published: what was kept, and the ranges, stand in its manifest."""
+    kept: dict[Precision, tuple[str, ...]] = {}
+    ranges: dict[Precision, Gate] = {}
+    for record in bundle.manifest.files:
+        for gate in record.gates:
+            if record.precision and gate.gate == "precision":
+                kept[record.precision] = gate.nodes
+            if record.precision and gate.gate == "range":
+                ranges[record.precision] = gate
+    return prove(bundle, reference_of(bundle, slices), kept=kept, ranges=ranges, margin=margin)
+
+
+def known_ways(manifest: Manifest) -> dict[Choice, Ranked]:
+    """The ways that ``prove`` has held against the reference already."""
+    ways: dict[Choice, Ranked] = {}
+    for record in manifest.files:
+        if record.graph == "network" and record.kind == "onnx" and record.precision and record.evidence:
+            judged = next((gate for gate in record.gates if gate.gate == "non_inferiority"), None)
+            verdict = judged.verdict if judged and record.evidence.verdict == "passed" else record.evidence.verdict
+            ways[Choice(BACKEND, record.precision)] = Ranked(
+                backend=BACKEND,
+                precision=record.precision,
+                verdict=verdict,
+                reason=record.evidence.reason or (judged.reason if judged else ""),
+                latency_ms=None,
+                evidence=record.evidence,
+                non_inferiority=judged,
+            )
+    return ways

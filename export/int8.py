@@ -1,0 +1,134 @@
+"""An int8 network that passes its gates: separated, calibrated, quantized, and no more kept in float32 than needed."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..engines.bundle import Bundle, hash_file
+from ..engines.open import PRECISIONS, is_installed
+from ..engines.parity import Reference
+from ..engines.places import cache_home
+from ..engines.predictor import Choice, Predictor
+from ..engines.ranking import examine
+from ..engines.slices import GateSlices
+from .calibrate import OPERATORS, calibrate
+from .mixed_precision import Trials, find_kept
+from .options import CalibrationMethod
+from .quantize import quantizable, quantize
+from .separate import separate_concatenations
+from .switchboard import Switchboard
+from .to_onnx import save_onnx
+
+#: Slices on which the sensitivity of each node is measured.
+PROBES = 2
+
+Progress = Callable[[str], None]
+#: The bundle in the making, with the int8 file that was just written.
+Draft = Callable[[], Bundle]
+
+
+def write_int8(
+    target: Path,
+    draft: Draft,
+    reference: Reference,
+    calibration: GateSlices,
+    method: CalibrationMethod,
+    *,
+    margin: float,
+    progress: Progress,
+) -> tuple[str, ...]:
+    """Write the int8 network of a bundle in the making, and return the names of the nodes that stay in float32.
+
+    It must pass parity and non-inferiority on every backend here that would run it.
+
+    Args:
+        target: where it goes, in the bundle's folder, beside ``network.fp32.onnx``.
+        draft: opens the bundle as it stands.
+        calibration: training slices.
+        margin: how much Dice or AUC may be lost.
+
+    Raises:
+        RefusedError: no choice of nodes passes; the gate's reason is in it.
+    """
+    bundle = draft()
+    with Predictor.open(bundle, Choice()) as single, tempfile.TemporaryDirectory() as folder:
+        separated = Path(folder) / "separated.onnx"
+        network = separate_concatenations(onnx.load_model(bundle.file(bundle.require("network"))))
+        save_onnx(network, separated)
+        pixels = [single.preprocess.infer({"image": image[None]})["pixels"] for image in calibration.images]
+        count = len(pixels)
+        ranges = calibrate(
+            separated,
+            pixels,
+            method,
+            progress=lambda done: progress(f"ranges of {done} of {count} training slices, {method}"),
+        )
+        every = _operators(network)
+        able = quantizable(network)
+
+        def write(kept: Collection[str]) -> str:
+            """Write the file, and try it on every backend here."""
+            quantize(separated, target, ranges, kept=kept)
+            progress(f"int8 with {len(kept)} of {len(able)} nodes in float32" if kept else "int8")
+            return _refusal(draft(), reference, margin)
+
+        kept: tuple[str, ...] = ()
+        if write(kept):
+            quantize(separated, target, ranges, kept=())
+            board = Switchboard(
+                network, onnx.load_model(target), single.network.inputs, single.network.outputs, single.max_batch
+            )
+            switched = Predictor(single.preprocess, board, single.decide)
+
+            def attempt(kept: Collection[str]) -> str:
+                board.kept = kept
+                progress(f"int8: trying {len(kept)} of {len(able)} nodes in float32")
+                return examine(Choice("onnxruntime", "int8"), reference, switched, margin=margin).reason
+
+            order = _by_sensitivity(board, reference, progress)
+            trials = Trials(_log_path(separated, ranges_of=method, reference=reference, margin=margin), attempt)
+            kept = find_kept(order, trials.reason)
+            # A backend can round otherwise than the graph says; then the next in the order are kept too.
+            kept = find_kept([*kept, *(name for name in order if name not in kept)], write) if write(kept) else kept
+            write(kept)
+    return tuple(name for name in every if name in kept or name not in able)
+
+
+def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
+    for backend, precisions in PRECISIONS.items():
+        if "int8" in precisions and backend != "tensorrt" and is_installed(backend):
+            choice = Choice(backend, "int8")
+            with Predictor.open(bundle, choice) as predictor:
+                way = examine(choice, reference, predictor, margin=margin)
+            if way.reason:
+                return f"{choice}: {way.reason}"
+    return ""
+
+
+def _by_sensitivity(board: Switchboard, reference: Reference, progress: Progress) -> list[str]:
+    """The nodes that can be int8, by how far the logits move when that node alone is; the farthest first."""
+    probes = reference.answers[:: max(1, len(reference.answers) // PROBES)][:PROBES]
+    moved: dict[str, float] = {}
+    for number, name in enumerate(board.nodes):
+        progress(f"int8: what node {number + 1} of {len(board.nodes)} alone does to the answer")
+        board.kept = [other for other in board.nodes if other != name]
+        moved[name] = float(np.mean([_distance(board, answer.pixels, answer.logits) for answer in probes]))
+    return sorted(moved, key=lambda name: -moved[name])
+
+
+def _distance(board: Switchboard, pixels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean((board.infer({"pixels": pixels})["logits"] - logits) ** 2)))
+
+
+def _operators(network: onnx.ModelProto) -> tuple[str, ...]:
+    return tuple(node.name for node in network.graph.node if node.op_type in OPERATORS)
+
+
+def _log_path(network: Path, *, ranges_of: CalibrationMethod, reference: Reference, margin: float) -> Path:
+    text = f"{hash_file(network)} {ranges_of} {reference.slices.sha256} {margin}"
+    return cache_home() / "searches" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"

@@ -1,0 +1,32 @@
+"""What an export writes beside the float32 network, and by which measure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..engines.non_inferiority import MARGIN
+from ..engines.slices import GateSlices
+
+#: How the ranges of an int8 network's activations are read from the training slices.
+CalibrationMethod = Literal["min-max", "entropy", "percentile"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to write beside the fp32 network.
+
+    Attributes:
+        half: an fp16 network.
+        calibration: training slices for an int8 network; None writes none.
+        method: how their ranges are read.
+        margin: how much Dice or AUC a reduced precision may lose.
+        optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+    """
+
+    half: bool = False
+    calibration: GateSlices | None = None
+    method: CalibrationMethod = "min-max"
+    margin: float = MARGIN
+    optional: bool = False
+
+
+PLAIN = Wanted()

@@ -1,0 +1,98 @@
+"""The range preflight: what every node of a network puts out on real slices, and whether float16 can hold it.
+
+float16 ends at 65504, and below 6.1e-5 (its smallest normal number) it loses digits until nothing is left.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ..engines.bundle import Gate
+
+LARGEST = 65504.0
+SMALLEST_NORMAL = 2.0**-14
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A node's output over all slices, or its weights: largest magnitude and root mean square."""
+
+    largest: float
+    root_mean_square: float
+
+    @property
+    def problem(self) -> str:
+        """What float16 would make of it; empty where it holds it."""
+        if not self.largest <= LARGEST:
+            return f"overflows (up to {self.largest:.2g})"
+        if 0 < self.root_mean_square < SMALLEST_NORMAL:
+            return f"is subnormal (about {self.root_mean_square:.2g})"
+        return ""
+
+
+def measure_ranges(network: Path, pixels: list[NDArray[np.float32]]) -> dict[str, Extent]:
+    """The extent of every float32 tensor that a node of an ONNX network puts out or reads as a weight, by tensor.
+
+    Args:
+        pixels: what the network sees of the slices, each float32 ``[1, 1, h, w]``.
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.load_model(network))
+    graph = model.graph
+    extents = {
+        tensor.name: _extent(np.abs(numpy_helper.to_array(tensor).astype(np.float64)))
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and tensor.dims
+    }
+    floats = {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    tensors = [output for node in graph.node for output in node.output if output in floats]
+    for tensor in tensors:
+        graph.node.extend(
+            [
+                helper.make_node("Abs", [tensor], [f"{tensor}.abs"]),
+                helper.make_node("ReduceMax", [f"{tensor}.abs"], [f"{tensor}.largest"], keepdims=0),
+                helper.make_node("Mul", [tensor, tensor], [f"{tensor}.square"]),
+                helper.make_node("ReduceMean", [f"{tensor}.square"], [f"{tensor}.power"], keepdims=0),
+            ]
+        )
+        for name in (f"{tensor}.largest", f"{tensor}.power"):
+            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [f"{tensor}.{figure}" for tensor in tensors for figure in ("largest", "power")]
+    runs: list[Any] = [session.run(names, {"pixels": slice_}) for slice_ in pixels]
+    figures = np.array(runs, np.float64).reshape(len(pixels), len(tensors), 2)
+    for tensor, (largest, _), (_, power) in zip(tensors, figures.max(axis=0), figures.mean(axis=0), strict=True):
+        extents[tensor] = Extent(float(largest), float(np.sqrt(power)))
+    return extents
+
+
+def judge_ranges(network: Path, extents: dict[str, Extent]) -> Gate:
+    """Which nodes float16 cannot hold: ``nodes`` are those that make such a tensor and those that read one."""
+    problems = {tensor: extent.problem for tensor, extent in extents.items() if extent.problem}
+    named: list[str] = []
+    kept: dict[str, None] = {}
+    nodes = onnx.load_model(network, load_external_data=False).graph.node
+    for tensor, problem in problems.items():
+        touching = [node.name for node in nodes if tensor in node.output or tensor in node.input]
+        kept |= dict.fromkeys(touching)
+        maker = next((node.name for node in nodes if tensor in node.output), f"the weight {tensor}")
+        named.append(f"{maker} {problem}")
+    reason = f"kept in float32, with what reads them: {'; '.join(named)}" if named else ""
+    largest = [extent.largest for extent in extents.values() if np.isfinite(extent.largest)]
+    figures = {"largest": max(largest, default=0.0), "kept": float(len(kept))}
+    return Gate(gate="range", verdict="passed", reason=reason, figures=figures, nodes=tuple(kept))
+
+
+def _extent(magnitudes: NDArray[np.float64]) -> Extent:
+    return Extent(
+        float(magnitudes.max(initial=0.0)), float(np.sqrt(np.mean(magnitudes**2))) if magnitudes.size else 0.0
+    )

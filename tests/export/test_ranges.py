@@ -1,0 +1,87 @@
+"""What float16 cannot hold is named before it is tried, and kept out of it."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from coronanet.engines.bundle import Bundle
+from coronanet.export.census import take_census
+from coronanet.export.half import convert_to_half
+from coronanet.export.ranges import judge_ranges, measure_ranges
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+PIXELS = [np.random.default_rng(seed).normal(0, 1, (1, 1, 64, 64)).astype(np.float32) for seed in range(2)]
+
+
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def scaled(path: Path, target: Path, factor: float) -> tuple[str, str]:
+    """The same network with what its first convolution puts out ``factor`` times as large, and the second's weights
+    smaller by as much; the names of the two."""
+    model = onnx.load_model(path)
+    big, small = convolutions(model)[:2]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node, by in ((big, factor), (small, 1 / factor)):
+        names = node.input[1:] if node is big else node.input[1:2]
+        for name in names:
+            tensor = weights[name]
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(by), name))
+    onnx.save_model(model, target)
+    return big.name, small.name
+
+
+def run(path: Path) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    answer: NDArray[np.float32] = session.run(None, {"pixels": PIXELS[0]})[0]
+    return answer
+
+
+@pytest.fixture
+def network(tiny_bundle: Bundle) -> Path:
+    return tiny_bundle.file(tiny_bundle.require("network"))
+
+
+def test_a_network_that_fits_keeps_nothing(network: Path) -> None:
+    gate = judge_ranges(network, measure_ranges(network, PIXELS))
+    assert gate.verdict == "passed"
+    assert gate.nodes == ()
+    assert 0 < gate.figures["largest"] < 65504
+
+
+def test_an_extent_is_the_largest_over_all_slices(network: Path) -> None:
+    both, second = measure_ranges(network, [PIXELS[0], 3 * PIXELS[1]]), measure_ranges(network, [3 * PIXELS[1]])
+    assert both["logits"].largest >= second["logits"].largest
+    assert both["logits"].largest == pytest.approx(max(second["logits"].largest, both["logits"].largest))
+
+
+def test_a_planted_overflow_is_named_and_mended(network: Path, tmp_path: Path) -> None:
+    planted, half, mended = tmp_path / "planted.onnx", tmp_path / "half.onnx", tmp_path / "mended.onnx"
+    big, small = scaled(network, planted, 1e8)
+    wanted = run(planted)
+    np.testing.assert_allclose(wanted, run(network), rtol=1e-2, atol=1e-4)
+    convert_to_half(planted, half)
+    assert not np.isfinite(run(half)).all() or np.abs(run(half) - wanted).max() > 0.1 * np.ptp(wanted)
+
+    gate = judge_ranges(planted, measure_ranges(planted, PIXELS))
+    assert f"{big} overflows" in gate.reason
+    assert {big, small} <= set(gate.nodes)
+    convert_to_half(planted, mended, kept=gate.nodes)
+    assert np.abs(run(mended) - wanted).max() < 0.02 * np.ptp(wanted)
+    census = take_census(mended, "fp16", kept=gate.nodes)
+    assert census.verdict == "passed"
+    assert census.figures["kept"] >= 2
+
+
+def test_a_planted_subnormal_is_named_and_mended(network: Path, tmp_path: Path) -> None:
+    planted, mended = tmp_path / "planted.onnx", tmp_path / "mended.onnx"
+    big, _ = scaled(network, planted, 1e-7)
+    gate = judge_ranges(planted, measure_ranges(planted, PIXELS))
+    assert f"{big} is subnormal" in gate.reason
+    convert_to_half(planted, mended, kept=gate.nodes)
+    wanted = run(planted)
+    assert np.abs(run(mended) - wanted).max() < 0.02 * np.ptp(wanted)
