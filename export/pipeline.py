@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engines.bundle import (
     CARD,
@@ -20,12 +21,17 @@ from ..engines.bundle import (
 )
 from ..engines.parity import Reference, compare
 from ..engines.predictor import REFERENCE, Choice, Predictor
+from ..engines.signature import SIGNATURE
 from ..engines.slices import GateSlices
 from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.weights import load_network
 from .half import convert_to_half, count_half_weights
+from .sbom import add_sbom
 from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
+
+if TYPE_CHECKING:
+    from ..engines.keys import SigningKey
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 #: Weights of an fp16 file that may stay float32: the few that the converter must keep, such as resize scales.
@@ -41,6 +47,7 @@ def export_bundle(
     *,
     half: bool,
     half_is_optional: bool = False,
+    signer: "SigningKey | None" = None,
     progress: Progress = lambda _: None,
 ) -> Bundle:
     """Export ``source`` (``card.json`` and ``weights.safetensors``) to the bundle ``out/<task>``.
@@ -49,6 +56,7 @@ def export_bundle(
         slices: what the gates look at.
         half: whether to write an fp16 network beside the fp32 one.
         half_is_optional: whether an fp16 network that a gate refuses is left out instead of ending the export.
+        signer: signs the manifest, where there is one.
         progress: told what is being done.
 
     Raises:
@@ -73,8 +81,11 @@ def export_bundle(
         if half_is_optional:
             manifest = _leave_out_refused_half(manifest, work)
         _refuse_what_failed(manifest)
-        (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle.open(out / card.task)
+        text = add_sbom(manifest, card, work).to_json().encode()
+        (work / MANIFEST).write_bytes(text)
+        if signer is not None:
+            (work / SIGNATURE).write_text(signer.sign(text).to_json(), encoding="utf-8")
+    return Bundle.open(out / card.task, key=signer.public if signer else None)
 
 
 def onnx_name(graph: Graph, precision: Precision) -> str:
