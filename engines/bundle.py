@@ -123,7 +123,8 @@ class FileRecord(StrictModel):
     def verdicts(self) -> dict[GateName, Verdict]:
         """The verdict of every gate that looked at this file."""
         parity: dict[GateName, Verdict] = {"parity": self.evidence.verdict} if self.evidence else {}
-        return parity | {gate.gate: gate.verdict for gate in self.gates}
+        others: dict[GateName, Verdict] = {gate.gate: gate.verdict for gate in self.gates}
+        return parity | others
 
     @property
     def is_proved(self) -> bool:

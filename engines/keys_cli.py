@@ -37,9 +37,9 @@ def keygen_verb(
     if as_json:
         emit_json({"fingerprint": name, "private_key": str(private), "public_key": str(public)})
         return
-    out.print(f"key {name}", soft_wrap=True)
-    out.print(f"private: {private} (keep it secret: `coronanet export --sign`)", soft_wrap=True)
-    out.print(f"public: {public} (give it away: `coronanet verify --key`)", soft_wrap=True)
+    out.print(f"key {name}")
+    out.print(f"private: {private} (keep it secret: `coronanet export --sign`)", soft_wrap=True, markup=False)
+    out.print(f"public: {public} (give it away: `coronanet verify --key`)", soft_wrap=True, markup=False)
 
 
 def load_public_key(path: Path | None) -> "PublicKey | None":
