@@ -10,6 +10,7 @@ from . import demo
 from .benchmarks import cli as benchmarks_cli
 from .console import emit_json, fail
 from .engines import cli as engines_cli
+from .engines import keys_cli
 from .export import cli as export_cli
 from .export.shipped import provide_bundles
 from .model.errors import CoronanetError, UsageError
@@ -39,6 +40,7 @@ for part in (
     ucsd_cli,
     weak_cli,
     export_cli,
+    keys_cli,
     serving_cli,
     benchmarks_cli,
     engines_cli,

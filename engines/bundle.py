@@ -10,13 +10,17 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from ..model.card import Card, StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from .base import TensorSpec
+from .signature import SIGNATURE, Signature, read_signature
+
+if TYPE_CHECKING:
+    from .keys import PublicKey
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
@@ -119,7 +123,8 @@ class FileRecord(StrictModel):
     def verdicts(self) -> dict[GateName, Verdict]:
         """The verdict of every gate that looked at this file."""
         parity: dict[GateName, Verdict] = {"parity": self.evidence.verdict} if self.evidence else {}
-        return parity | {gate.gate: gate.verdict for gate in self.gates}
+        others: dict[GateName, Verdict] = {gate.gate: gate.verdict for gate in self.gates}
+        return parity | others
 
     @property
     def refusal(self) -> str:
@@ -163,25 +168,44 @@ class Manifest(StrictModel):
 class Bundle:
     """A bundle whose every file has the hash that its manifest gives."""
 
-    def __init__(self, path: Path, manifest: Manifest, card: Card, sha256: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        card: Card,
+        sha256: str,
+        *,
+        signature: Signature | None = None,
+        is_signature_checked: bool = False,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.card = card
         #: Hash of ``manifest.json``: names this exact bundle.
         self.sha256 = sha256
+        #: What stands in ``manifest.sig``: a claim, unless the bundle was opened with a key, which checked it.
+        self.signature = signature
+        self.is_signature_checked = is_signature_checked
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, key: "PublicKey | None" = None) -> Self:
         """Read a bundle and check every hash.
+
+        Args:
+            key: whose signature the manifest must carry, checked before anything else is believed; None asks for none.
 
         Raises:
             UsageError: there is no bundle at ``path``.
-            RefusedError: the manifest is not valid, or a file is missing, was added, or does not have its hash.
+            RefusedError: the signature is not that of ``key``, the manifest is not valid, or a file is missing, was
+                added, or does not have its hash.
         """
         file = path / MANIFEST
         if not file.is_file():
             raise UsageError(f"no bundle at {path}: expected a folder with {MANIFEST}, as `coronanet export` writes it")
         text = file.read_bytes()
+        signature = read_signature(path)
+        if key is not None:
+            key.check(text, signature, origin=path)
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
@@ -190,7 +214,8 @@ class Bundle:
         card = Card.load(path / CARD)
         if manifest.name != card.task:
             raise RefusedError(f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}")
-        return cls(path, manifest, card, hashlib.sha256(text).hexdigest())
+        sha256 = hashlib.sha256(text).hexdigest()
+        return cls(path, manifest, card, sha256, signature=signature, is_signature_checked=key is not None)
 
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
@@ -224,7 +249,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
     if CARD not in listed:
         raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}")
     there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    if extra := sorted(there - listed.keys() - {MANIFEST}):
+    if extra := sorted(there - listed.keys() - {MANIFEST, SIGNATURE}):
         raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}")
 
 

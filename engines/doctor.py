@@ -1,4 +1,4 @@
-"""What runs here, what is missing, and the command that brings it; needs nothing but the core packages."""
+"""What is here, what is missing, and the command that brings it; needs nothing but the core packages."""
 
 import importlib.metadata
 import importlib.util
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .machine import Machine, installed_version, observe_machine
+from .nvidia import Nvidia, observe_nvidia
+from .trials import Trial, run_trials
 
 #: The modules that each verb imports beyond the core packages, once the weights that ship have been exported.
 VERBS: dict[str, tuple[str, ...]] = {
@@ -28,10 +30,12 @@ VERBS: dict[str, tuple[str, ...]] = {
     "bench serving": ("tritonclient",),
     "bench table": (),
     "demo": ("torch", "onnx", "onnxscript", "onnxruntime", "pytriton", "tritonclient"),
+    "keygen": ("cryptography",),
     "doctor": (),
 }
 #: The extra that brings a module.
 EXTRAS = {
+    "cryptography": "sign",
     "lightning": "train",
     "matplotlib": "train",
     "monai": "train",
@@ -48,11 +52,13 @@ SERVER_GLIBC = (2, 35)
 
 @dataclass(frozen=True)
 class Package:
-    """A package that an extra asks for (``core``: no extra); ``version`` None is not installed."""
+    """A package that an extra asks for (``core``: no extra); ``version`` None is not installed, and ``remedy`` the
+    command that brings it."""
 
     name: str
     extra: str
     version: str | None
+    remedy: str | None
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,19 @@ class Verb:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `coronanet doctor` says. ``problems`` are installed things that do not work together, one line each."""
+    """What `coronanet doctor` says.
+
+    ``triton_server`` is the version of the wheel with the embedded server, None where it is not installed. ``problems``
+    are installed things that do not work together, one line each.
+    """
 
     coronanet: str
     python: str
     machine: Machine
+    nvidia: Nvidia
     packages: tuple[Package, ...]
     triton_server: str | None
+    trials: tuple[Trial, ...]
     verbs: tuple[Verb, ...]
     problems: tuple[str, ...]
 
@@ -81,16 +93,19 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at this interpreter and this machine."""
-    server = find_server()
+    """Look at this interpreter and this machine, and try every backend, which takes some seconds."""
+    machine = observe_machine()
+    nvidia = observe_nvidia(machine)
     return Diagnosis(
         coronanet=installed_version("coronanet") or "not installed",
         python=platform.python_version(),
-        machine=observe_machine(),
+        machine=machine,
+        nvidia=nvidia,
         packages=list_packages(importlib.metadata.requires("coronanet") or []),
-        triton_server=str(server) if server else None,
+        triton_server=installed_version("nvidia-pytriton") if find_server() else None,
+        trials=run_trials(),
         verbs=tuple(diagnose(name, modules) for name, modules in VERBS.items()),
-        problems=tuple(find_problems()),
+        problems=(*find_problems(), *([nvidia.problem] if nvidia.problem else [])),
     )
 
 
@@ -101,8 +116,20 @@ def list_packages(requirements: list[str]) -> tuple[Package, ...]:
         name = re.match(r"[\w.-]+", requirement)
         extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
         if name:
-            packages.append(Package(name[0], extra[1] if extra else "core", installed_version(name[0])))
+            version, group = installed_version(name[0]), extra[1] if extra else "core"
+            packages.append(Package(name[0], group, version, None if version else extra_remedy(group)))
     return tuple(packages)
+
+
+def extra_remedy(extra: str) -> str:
+    """The command that installs an extra (``core``: no extra)."""
+    if extra == "core":
+        return "pip install coronanet"
+    command = f"pip install 'coronanet[{extra}]'"
+    # The two onnxruntimes overwrite each other, so the GPU's comes only where the CPU's has gone.
+    return (
+        f"pip uninstall onnxruntime, then {command}" if extra == "gpu" and installed_version("onnxruntime") else command
+    )
 
 
 def diagnose(verb: str, modules: tuple[str, ...]) -> Verb:

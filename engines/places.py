@@ -1,8 +1,9 @@
 """Where things are: bundles, data, and what this machine remembers."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import platformdirs
 
@@ -10,12 +11,19 @@ from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .bundle import Bundle
 
-#: Opens the bundles in a folder (None: the usual place), exporting the weights that ship where they are not there yet.
-BundleProvider = Callable[[Path | None], Mapping[TaskName, Bundle]]
+if TYPE_CHECKING:
+    from .keys import PublicKey
 
 HOME_VARIABLE = "CORONANET_HOME"
 DATA_VARIABLE = "CORONANET_DATA"
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class BundleProvider(Protocol):
+    """Opens the bundles in a folder (None: the usual place), exporting the weights that ship where they are not there
+    yet; with a ``key`` it exports nothing, and takes only what that key signed."""
+
+    def __call__(self, folder: Path | None, /, *, key: "PublicKey | None" = None) -> Mapping[TaskName, Bundle]: ...
 
 
 def cache_home() -> Path:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out
 from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Verdict
+from ..engines.keys_cli import load_public_key, load_signing_key, signature_json, signature_line
 from ..engines.non_inferiority import MARGIN
 from ..engines.places import bundle_home
 from ..engines.ranking import Ranking, read_ranking
@@ -46,14 +47,18 @@ def export_verb(
     ] = MARGIN,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", metavar="PRIVATE_KEY", help="Sign every bundle with this key.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export networks to verified bundles: ONNX, five gates on real slices, speed on this machine."""
     sources = [_source(name) for name in models or TASK_NAMES]
     if folder is None and any(source.parent != PRETRAINED for source in sources):
         raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
+    signer = load_signing_key(sign)
     bundles = export_all(
-        sources, bundle_home(folder), half=fp16, int8=int8, method=calibration, margin=margin, data=data
+        sources, bundle_home(folder), half=fp16, int8=int8, method=calibration, margin=margin, data=data, signer=signer
     )
     rankings = {name: ranking for name, bundle in bundles.items() if (ranking := read_ranking(bundle))}
     if as_json:
@@ -62,29 +67,34 @@ def export_verb(
     out.print(gates_table({name: bundle.manifest for name, bundle in bundles.items()}))
     out.print(_ranking_table(rankings))
     out.print(f"bundles: {bundle_home(folder)}", soft_wrap=True)
+    for name, bundle in bundles.items() if signer else ():
+        out.print(f"{name}: {signature_line(bundle)}", soft_wrap=True)
 
 
 def verify_verb(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     data: DataOption = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="PUBLIC_KEY", help="Whose signature the bundle must carry.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: every hash, the card, and the gates again on this machine."""
-    opened = Bundle.open(bundle)
+    """Check a bundle: its signature, every hash, the card, and the gates again on this machine."""
+    opened = Bundle.open(bundle, key=load_public_key(key))
     try:
         from .gates import prove_again
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
-    err.print(f"{bundle}: every hash is the manifest's; running the gates", soft_wrap=True)
+    err.print(f"{bundle}: {signature_line(opened)}; every hash is the manifest's; running the gates", soft_wrap=True)
     manifest = prove_again(opened, gate_slices(data, opened.card.task))
     refused = [record for record in manifest.files if record.refusal]
     if as_json:
         verdict = "refused" if refused else "passed"
-        emit_json(
-            {"bundle": opened.manifest.name, "sha256": opened.sha256, "verdict": verdict, **_files_json(manifest)}
-        )
+        signed = {"sha256": opened.sha256, "signature": signature_json(opened)}
+        emit_json({"bundle": opened.manifest.name, **signed, "verdict": verdict, **_files_json(manifest)})
     else:
         out.print(gates_table({opened.card.task: manifest}))
+        out.print(f"{opened.manifest.name}: {signature_line(opened)}", soft_wrap=True)
     for record in refused:
         fail(f"{record.path} does not pass {record.refusal} (on this machine)")
     if refused:
@@ -146,6 +156,7 @@ def _bundle_json(bundle: Bundle, ranking: Ranking) -> dict[str, object]:
         "name": bundle.manifest.name,
         "path": str(bundle.path),
         "sha256": bundle.sha256,
+        "signature": signature_json(bundle),
         **_files_json(bundle.manifest),
         "ranking": [way.model_dump(mode="json") for way in ranking.ways],
     }

@@ -1,10 +1,13 @@
 """What an export writes beside the float32 network, and by which measure."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..engines.non_inferiority import MARGIN
 from ..engines.slices import GateSlices
+
+if TYPE_CHECKING:
+    from ..engines.keys import SigningKey
 
 #: How the ranges of an int8 network's activations are read from the training slices.
 CalibrationMethod = Literal["min-max", "entropy", "percentile"]
@@ -20,6 +23,7 @@ class Wanted:
         method: how their ranges are read.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+        signer: signs the manifest, where there is one.
     """
 
     half: bool = False
@@ -27,6 +31,7 @@ class Wanted:
     method: CalibrationMethod = "min-max"
     margin: float = MARGIN
     optional: bool = False
+    signer: "SigningKey | None" = None
 
 
 PLAIN = Wanted()

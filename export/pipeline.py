@@ -21,6 +21,7 @@ from ..engines.bundle import (
 )
 from ..engines.parity import Reference
 from ..engines.ranking import Ranking, machine, measure, worth_it, write_ranking
+from ..engines.signature import SIGNATURE
 from ..engines.slices import GateSlices
 from ..model.card import Card
 from ..model.errors import RefusedError
@@ -30,6 +31,7 @@ from .half import convert_to_half
 from .int8 import write_int8
 from .options import PLAIN, Wanted
 from .ranges import judge_ranges, measure_ranges
+from .sbom import add_sbom
 from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -99,8 +101,11 @@ def export_bundle(
         bundle = Bundle(work, manifest, card, "")
         ways = measure(bundle, reference, margin=wanted.margin, known=known_ways(manifest))
         manifest = _with_worth(manifest, {p: worth_it(ways, p) for p in ("fp16", "int8")})
-        (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    bundle = Bundle.open(out / card.task)
+        text = add_sbom(manifest, card, work).to_json().encode()
+        (work / MANIFEST).write_bytes(text)
+        if wanted.signer is not None:
+            (work / SIGNATURE).write_text(wanted.signer.sign(text).to_json(), encoding="utf-8")
+    bundle = Bundle.open(out / card.task, key=wanted.signer.public if wanted.signer else None)
     write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=ways))
     return bundle
 

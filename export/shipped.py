@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -16,32 +17,42 @@ from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
 from .options import CalibrationMethod, Wanted
 
+if TYPE_CHECKING:
+    from ..engines.keys import PublicKey, SigningKey
+
 PRETRAINED = ROOT / "model" / "pretrained"
 
 
-def provide_bundles(folder: Path | None) -> dict[TaskName, Bundle]:
+def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> dict[TaskName, Bundle]:
     """The bundles of the four tasks in ``folder`` (None: the usual place), exported first where they are not there.
 
     In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced;
-    in a folder that the user names it is left alone.
+    in a folder that the user names it is left alone. With a ``key`` every bundle must carry its signature, and is taken
+    as it stands.
 
     Raises:
-        RefusedError: a bundle was tampered with or stands under another's name, or a gate refused an export; a reduced
-            precision that a gate refuses on this machine is left out with a warning.
+        UsageError: a bundle is not there and a ``key`` was given: what is exported on first use is not signed.
+        RefusedError: a bundle is not signed with ``key``, was tampered with or stands under another's name, or a gate
+            refused an export; a reduced precision that a gate refuses on this machine is left out with a warning.
         MissingPackageError: something must be exported and torch is not installed.
     """
     home = bundle_home(folder)
     bundles: dict[TaskName, Bundle] = {}
     for name in TASK_NAMES:
         if (home / name / MANIFEST).is_file():
-            bundle = Bundle.open(home / name)
+            bundle = Bundle.open(home / name, key=key)
             if bundle.card.task != name:
                 raise RefusedError(
                     f"{home / name} holds {bundle.card.task}: put it back under its own name, or {REMEDY}"
                 )
-            if folder is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
+            if folder is not None or key is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
     if missing := [name for name in TASK_NAMES if name not in bundles]:
+        if key is not None:
+            raise UsageError(
+                f"no bundle at {home / missing[0]}, and what is exported on first use is not signed: "
+                f"export it with `coronanet export {missing[0]} --sign KEY`, --out where the others are"
+            )
         sources = [PRETRAINED / name for name in missing]
         bundles |= export_all(sources, home, half=True, int8=has_calibration(), optional=True, data=None)
     return {name: bundles[name] for name in TASK_NAMES}
@@ -69,13 +80,16 @@ def export_all(
     method: CalibrationMethod = "min-max",
     margin: float = MARGIN,
     data: Path | None,
+    signer: "SigningKey | None" = None,
 ) -> dict[TaskName, Bundle]:
     """Export folders of card and weights to ``out``, with progress on stderr.
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin: as in ``options.Wanted``.
+        optional, method, margin, signer: as in ``options.Wanted``.
         data: where real slices are, as in ``slices.gate_slices``.
+
+    ``signer`` signs every manifest.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
@@ -87,7 +101,7 @@ def export_all(
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
     calibration = calibration_slices(data) if int8 else None
-    wanted = Wanted(half=half, calibration=calibration, method=method, margin=margin, optional=optional)
+    wanted = Wanted(half=half, calibration=calibration, method=method, margin=margin, optional=optional, signer=signer)
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         for source in sources:

@@ -10,11 +10,13 @@ import typer
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out
+from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.places import BundleProvider
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from . import predict_cli
 
 if TYPE_CHECKING:
+    from ..engines.keys import PublicKey
     from .repository import FilledStep
     from .server import TritonServer
 
@@ -36,11 +38,13 @@ def repository_verb(
     folder: Annotated[Path | None, typer.Option("--out", help="The model repository.")] = None,
     bundles: BundlesOption = None,
     instances: InstancesOption = 2,
+    require_signature: RequireSignatureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fill the model repository that Triton mounts: configurations for every target, models for this machine."""
+    key = load_public_key(require_signature)
     home = _home(folder, bundles, instances)
-    steps = _fill(ctx.obj, bundles, home, instances)
+    steps = _fill(ctx.obj, bundles, home, instances, key)
     if as_json:
         emit_json({"repository": str(home), "instances": instances, "steps": [_step_json(each) for each in steps]})
         return
@@ -64,6 +68,7 @@ def serve_verb(
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535)] = 8002,
     instances: InstancesOption = 2,
+    require_signature: RequireSignatureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start the embedded Triton server, wait until the ensemble answers, watch it until Ctrl-C.
@@ -74,11 +79,17 @@ def serve_verb(
         signal.signal(number, _stop)
     if repository is not None and bundles is not None:
         raise UsageError("--repository serves a folder as it stands and --bundles fills one: expected one of them")
+    if repository is not None and require_signature is not None:
+        raise UsageError(
+            "--repository serves a folder as it stands, and only bundles are signed: leave it out, or fill the folder "
+            "with `coronanet repository --require-signature`"
+        )
+    key = load_public_key(require_signature)
     home = _home(repository, bundles, instances)
     server = _server(home, host, http_port, grpc_port, metrics_port)
     server.check_machine()
     if repository is None:
-        _fill(ctx.obj, bundles, home, instances)
+        _fill(ctx.obj, bundles, home, instances, key)
     with err.status(f"starting Triton; its log: {server.log}"):
         server.start()
     try:
@@ -137,14 +148,18 @@ def _home(folder: Path | None, bundles: Path | None, instances: int) -> Path:
     return home
 
 
-def _fill(provide: BundleProvider, bundles: Path | None, home: Path, instances: int) -> "tuple[FilledStep, ...]":
+def _fill(
+    provide: BundleProvider, bundles: Path | None, home: Path, instances: int, key: "PublicKey | None"
+) -> "tuple[FilledStep, ...]":
     try:
         from .repository import fill_repository
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     from ..engines.ranking import choose
 
-    opened = provide(bundles)
+    opened = provide(bundles, key=key)
+    if key is not None:
+        err.print(f"every bundle is signed with key {key.fingerprint}")
     with err.status("filling the model repository"):
         return fill_repository(opened, home, choose(opened), instances=instances)
 

@@ -9,6 +9,7 @@ from typer.core import TyperCommand
 
 from ..console import JsonOption
 from ..engines.bundle import Precision
+from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.open import BACKENDS, PRECISIONS, Backend
 from ..engines.predictor import Choice
 from ..model.errors import UsageError
@@ -84,18 +85,24 @@ def predict_verb(
         str | None,
         typer.Option(help=f"Compute in {', '.join(get_args(Precision))}; none: the fastest that passed here."),
     ] = None,
+    require_signature: RequireSignatureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read studies, run the ensemble, and write a report, an overlay and masks for each. Research use only."""
     meaning = None if window is None else parse_window(window)
-    if server is not None and (bundles or backend or precision):
-        raise UsageError("--server runs the server's own networks: leave out --bundles, --backend and --precision")
+    if server is not None and (bundles or backend or precision or require_signature):
+        raise UsageError(
+            "--server runs the server's own networks: leave out --bundles, --backend, --precision and "
+            "--require-signature"
+        )
     choice = parse_choice(backend, precision)
+    key = load_public_key(require_signature)
 
     # Here, because OpenCV and nibabel come with it, and `coronanet --help` needs neither.
     from .predict_run import local_ensemble, predict_and_answer, served_ensemble
 
-    ensemble = local_ensemble(ctx.obj, bundles, choice) if server is None else served_ensemble(server, timeout_s)
+    local = local_ensemble(ctx.obj, bundles, choice, key)
+    ensemble = local if server is None else served_ensemble(server, timeout_s)
     predict_and_answer(ensemble, inputs, meaning, folder, as_json=as_json)
 
 

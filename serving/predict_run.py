@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -26,6 +26,9 @@ from .overlay import DISCLAIMER
 from .predict import Outcome, Result, local_models, predict_studies, served_models
 from .report import ModelRecord
 
+if TYPE_CHECKING:
+    from ..engines.keys import PublicKey
+
 #: An ensemble that is ready, and what reports say about its networks.
 Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
 
@@ -41,10 +44,12 @@ def served_ensemble(address: str, timeout_s: float) -> Generator[Ensemble]:
 
 
 @contextmanager
-def local_ensemble(provide: BundleProvider, folder: Path | None, choice: Choice | None) -> Generator[Ensemble]:
+def local_ensemble(
+    provide: BundleProvider, folder: Path | None, choice: Choice | None, key: "PublicKey | None"
+) -> Generator[Ensemble]:
     from ..engines.ranking import choose
 
-    bundles = provide(folder)
+    bundles = provide(folder, key=key)
     if choice is None:
         with err.status("measuring this machine") as status:
             choices = choose(bundles, progress=lambda name: status.update(f"measuring this machine: {name}"))

@@ -1,12 +1,26 @@
 """The doctor: what is here, what is missing, and the command that brings it."""
 
 import json
+import os
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from coronanet import cli
 from coronanet.engines import doctor
-from coronanet.engines.doctor import EXTRAS, VERBS, Package, diagnose, examine, find_problems, list_packages
+from coronanet.engines.doctor import (
+    EXTRAS,
+    VERBS,
+    Diagnosis,
+    Package,
+    Verb,
+    diagnose,
+    examine,
+    extra_remedy,
+    find_problems,
+    list_packages,
+)
 
 
 @pytest.fixture
@@ -32,7 +46,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_packages_are_listed_by_extra_with_their_versions(installed: dict[str, str]) -> None:
     packages = list_packages(["numpy>=1.26", 'tritonclient[grpc,http]>=2.51; extra == "serve"'])
-    assert packages == (Package("numpy", "core", "1.26.4"), Package("tritonclient", "serve", None))
+    remedy = "pip install 'coronanet[serve]'"
+    assert packages == (Package("numpy", "core", "1.26.4", None), Package("tritonclient", "serve", None, remedy))
+
+
+def test_the_extra_of_the_gpu_comes_only_where_the_other_onnxruntime_has_gone(installed: dict[str, str]) -> None:
+    assert extra_remedy("gpu") == "pip install 'coronanet[gpu]'"
+    installed["onnxruntime"] = "1.32.0"
+    assert extra_remedy("gpu") == "pip uninstall onnxruntime, then pip install 'coronanet[gpu]'"
 
 
 def test_a_verb_without_its_packages_names_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +111,65 @@ def test_a_c_library_that_the_server_cannot_use_is_a_problem(
     assert f"needs glibc 2.35, here is {found}" in problem
 
 
-def test_doctor_answers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def diagnosis() -> Diagnosis:
+    """What the doctor finds here, every engine really tried."""
+    return examine()
+
+
+@pytest.fixture
+def found(diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> Diagnosis:
+    """The same for the command line, found once."""
+    monkeypatch.setattr("coronanet.engines.cli.examine", lambda: diagnosis)
+    return diagnosis
+
+
+def test_doctor_answers_in_json(found: Diagnosis, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["doctor", "--json"])
     assert not stopped.value.code
     answer = json.loads(capsys.readouterr().out)
-    assert answer.keys() == examine().to_json().keys()
-    assert {"core", "train", "cpu", "gpu", "serve", "dicom", "dev"} <= {item["extra"] for item in answer["packages"]}
+    assert answer == json.loads(json.dumps(found.to_json()))
+    assert answer.keys() == {
+        "coronanet",
+        "python",
+        "machine",
+        "nvidia",
+        "packages",
+        "triton_server",
+        "trials",
+        "verbs",
+        "problems",
+    }
+    assert answer["trials"][0].keys() == {"backend", "precision", "verdict", "reason", "remedy"}
+    extras = {item["extra"] for item in answer["packages"]}
+    assert {"core", "train", "cpu", "gpu", "serve", "dicom", "sign", "dev"} <= extras
 
 
-def test_doctor_answers_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_that_is_missing_has_its_command(diagnosis: Diagnosis) -> None:
+    assert all((package.remedy is None) == (package.version is not None) for package in diagnosis.packages)
+    assert all((trial.remedy is None) == (trial.verdict != "missing") for trial in diagnosis.trials)
+
+
+def test_the_diagnosis_names_neither_host_nor_user(diagnosis: Diagnosis) -> None:
+    text = json.dumps(diagnosis.to_json())
+    assert socket.gethostname() not in text
+    assert os.path.expanduser("~") not in text
+
+
+def test_doctor_answers_people(found: Diagnosis, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["doctor"])
     assert not stopped.value.code
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("Machine", "Packages", "Verbs", "numpy"))
+    assert all(word in shown for word in ("Machine", "Packages", "Engines", "Verbs", "numpy"))
+
+
+def test_what_people_copy_from_the_tables_is_the_whole_command(
+    diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = replace(diagnosis, packages=(), verbs=(Verb("train", ("torch",), "pip install 'coronanet[train]'"),))
+    monkeypatch.setattr("coronanet.engines.cli.examine", lambda: nothing)
+    with pytest.raises(SystemExit):
+        cli.main(["doctor"])
+    assert "pip install 'coronanet[train]'" in capsys.readouterr().out

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from coronanet import cli
 from coronanet.engines.bundle import Bundle
+from coronanet.engines.keys import PublicKey
 from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import RefusedError
 from coronanet.model.tasks import TaskName
@@ -132,7 +133,7 @@ def test_repository_fills_a_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def provide(folder: Path | None) -> Mapping[TaskName, Bundle]:
+    def provide(folder: Path | None, *, key: PublicKey | None) -> Mapping[TaskName, Bundle]:
         assert folder == tmp_path / "bundles"
         return {"classification": bundles["classification"]}
 
@@ -153,7 +154,7 @@ def checkout(bundles: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytes
     (folder / "pyproject.toml").touch()
     monkeypatch.setattr(repository_module, "ROOT", folder)
     monkeypatch.setattr(repository_module, "cache_home", lambda: tmp_path / "cache")
-    monkeypatch.setattr(cli, "provide_bundles", lambda _: {"classification": bundles["classification"]})
+    monkeypatch.setattr(cli, "provide_bundles", lambda _, key: {"classification": bundles["classification"]})
     return folder
 
 
