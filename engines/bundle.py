@@ -81,7 +81,7 @@ class Gate(StrictModel):
     gate: GateName
     verdict: Verdict
     reason: str
-    figures: Annotated[dict[str, float], Field(default_factory=dict)]
+    figures: dict[str, float] = Field(default_factory=dict[str, float])
     nodes: tuple[str, ...] = ()
 
 

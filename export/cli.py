@@ -60,7 +60,9 @@ def export_verb(
     bundles = export_all(
         sources, bundle_home(folder), half=fp16, int8=int8, method=calibration, margin=margin, data=data, signer=signer
     )
-    rankings = {name: ranking for name, bundle in bundles.items() if (ranking := read_ranking(bundle))}
+    rankings: dict[TaskName, Ranking] = {
+        name: ranking for name, bundle in bundles.items() if (ranking := read_ranking(bundle))
+    }
     if as_json:
         emit_json({"bundles": [_bundle_json(bundles[name], rankings[name]) for name in bundles]})
         return

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..engines.bundle import Bundle, hash_file
-from ..engines.open import PRECISIONS, is_installed
+from ..engines.open import Backend, is_installed
 from ..engines.parity import Reference
 from ..engines.places import cache_home
 from ..engines.predictor import Choice, Predictor
@@ -26,6 +26,8 @@ from .to_onnx import save_onnx
 
 #: Slices on which the sensitivity of each node is measured.
 PROBES = 2
+#: Those that run an int8 file here and must decide well with it.
+CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 Progress = Callable[[str], None]
 #: The bundle in the making, with the int8 file that was just written.
@@ -100,8 +102,8 @@ def write_int8(
 
 
 def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
-    for backend, precisions in PRECISIONS.items():
-        if "int8" in precisions and backend != "tensorrt" and is_installed(backend):
+    for backend in CPU_BACKENDS:
+        if is_installed(backend):
             choice = Choice(backend, "int8")
             with Predictor.open(bundle, choice) as predictor:
                 way = examine(choice, reference, predictor, margin=margin)

@@ -14,7 +14,7 @@ def with_gate(record: FileRecord, gate: GateName, verdict: Verdict) -> FileRecor
 
 
 def test_fp32_is_proved_by_parity_alone(record: FileRecord) -> None:
-    assert record.verdicts == {"parity": "passed"}
+    assert record.verdicts == {"parity": "passed", "precision": "passed"}
     assert record.is_proved
 
 

@@ -37,8 +37,7 @@ def scaled(path: Path, target: Path, factor: float) -> tuple[str, str]:
 
 def run(path: Path) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    answer: NDArray[np.float32] = session.run(None, {"pixels": PIXELS[0]})[0]
-    return answer
+    return np.asarray(session.run(None, {"pixels": PIXELS[0]})[0])
 
 
 @pytest.fixture

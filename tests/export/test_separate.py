@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 def run(model: onnx.ModelProto, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    answer: NDArray[np.float32] = session.run(None, feeds)[0]
-    return answer
+    return np.asarray(session.run(None, feeds)[0])
 
 
 def graph(axis: int, parts: int = 2, group: int = 1, also_read: bool = False) -> onnx.ModelProto:
