@@ -176,7 +176,9 @@ class Bundle:
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            raise RefusedError(f"{file} is not a valid manifest: {explain(error)}: {REMEDY}") from None
+            raise RefusedError(
+                f"{file} is not a valid manifest: {explain(error)}: {REMEDY}", page="corrupted-file"
+            ) from None
         _check_files(path, manifest)
         card = Card.load(path / CARD)
         if manifest.name != card.task:
@@ -209,14 +211,16 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")
         file = path / name
         if not file.is_file():
-            raise RefusedError(f"{file} is missing from the bundle: {REMEDY}")
+            raise RefusedError(f"{file} is missing from the bundle: {REMEDY}", page="corrupted-file")
         if file.stat().st_size != record.bytes or hash_file(file) != record.sha256:
-            raise RefusedError(f"{file} was changed after export (its hash is not the manifest's): {REMEDY}")
+            raise RefusedError(
+                f"{file} was changed after export (its hash is not the manifest's): {REMEDY}", page="corrupted-file"
+            )
     if CARD not in listed:
         raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}")
     there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     if extra := sorted(there - listed.keys() - {MANIFEST}):
-        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}")
+        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}", page="corrupted-file")
 
 
 def hash_file(path: Path) -> str:

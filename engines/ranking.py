@@ -69,7 +69,9 @@ class Ranking(StrictModel):
             if way.verdict == "passed":
                 return way.choice
         tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
-        raise UsageError(f"no engine passed parity on this machine ({tried}): pip install 'coronanet[cpu]'")
+        raise UsageError(
+            f"no engine passed parity on this machine ({tried}): pip install 'coronanet[cpu]'", page="gate-refused"
+        )
 
 
 def candidates(bundle: Bundle) -> list[Choice]:

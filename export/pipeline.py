@@ -87,7 +87,9 @@ def _write_half(work: Path) -> None:
     convert_to_half(work / onnx_name("network", "fp32"), target)
     half, total = count_half_weights(target)
     if half < LEAST_HALF_SHARE * total:
-        raise RefusedError(f"{target.name}: only {half} of {total} weights are float16 after conversion")
+        raise RefusedError(
+            f"{target.name}: only {half} of {total} weights are float16 after conversion", page="gate-refused"
+        )
 
 
 def _draft(card: Card, work: Path) -> Manifest:
@@ -145,4 +147,6 @@ def _leave_out_refused_half(manifest: Manifest, work: Path) -> Manifest:
 def _refuse_what_failed(manifest: Manifest) -> None:
     for record in manifest.files:
         if record.evidence is not None and record.evidence.verdict == "refused":
-            raise RefusedError(f"{manifest.name}: {record.path} did not pass parity: {record.evidence.reason}")
+            raise RefusedError(
+                f"{manifest.name}: {record.path} did not pass parity: {record.evidence.reason}", page="gate-refused"
+            )

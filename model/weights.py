@@ -80,5 +80,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file: {error}") from None
+        raise UsageError(f"{path} is not a safetensors file: {error}", page="corrupted-file") from None
     return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}

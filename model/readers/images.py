@@ -54,7 +54,7 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         size = _jpeg_size(data)
     else:
         raise UsageError(f"{path} is neither PNG nor JPEG by its content: save it as one of them")
-    damaged = UsageError(f"{path} is damaged or truncated: copy or save it again")
+    damaged = UsageError(f"{path} is damaged or truncated: copy or save it again", page="corrupted-file")
     if size is None:
         raise damaged
     check_size(1, *size, origin=str(path))

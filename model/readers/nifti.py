@@ -72,7 +72,9 @@ def _open(path: Path) -> Any:
     try:
         image = nib.load(path)
     except _DAMAGED:
-        raise UsageError(f"{path} is not a readable NIfTI file: of another kind, damaged or truncated") from None
+        raise UsageError(
+            f"{path} is not a readable NIfTI file: of another kind, damaged or truncated", page="corrupted-file"
+        ) from None
     if not isinstance(image, nib.Nifti1Image):
         raise UsageError(f"{path} is not NIfTI but {type(image).__name__}: convert it, e.g. with dcm2niix")
     dtype = image.get_data_dtype()
@@ -103,7 +105,7 @@ def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.in
     try:
         stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
     except _DAMAGED as error:
-        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}") from None
+        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     volume = np.empty(shape, np.int16, order="F")
     # Slice by slice: the scaled values are float64, four times the size of what is kept.
