@@ -10,13 +10,16 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from ..model.card import Card, StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from .base import TensorSpec
+
+if TYPE_CHECKING:
+    from ..model.networks import Builder
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
@@ -154,16 +157,28 @@ class Manifest(StrictModel):
 class Bundle:
     """A bundle whose every file has the hash that its manifest gives."""
 
-    def __init__(self, path: Path, manifest: Manifest, card: Card, sha256: str) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, card: Card, sha256: str, builder: "Builder | None" = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.card = card
         #: Hash of ``manifest.json``: names this exact bundle.
         self.sha256 = sha256
+        #: Makes the network of a card whose family is ``own``; only the user gives it, never the bundle.
+        self.builder = builder
+
+    @property
+    def has_code(self) -> bool:
+        """Whether torch can build the network: it is of this project, or the user named its code."""
+        return self.builder is not None or not self.card.network.is_own
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, builder: "Builder | None" = None) -> Self:
         """Read a bundle and check every hash.
+
+        Args:
+            builder: the code of the user's own network, for a card that says so.
 
         Raises:
             UsageError: there is no bundle at ``path``.
@@ -183,7 +198,7 @@ class Bundle:
         card = Card.load(path / CARD)
         if manifest.name != card.task:
             raise RefusedError(f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}")
-        return cls(path, manifest, card, hashlib.sha256(text).hexdigest())
+        return cls(path, manifest, card, hashlib.sha256(text).hexdigest(), builder)
 
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path

@@ -24,7 +24,7 @@ from .machine import installed_version, observe_machine
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
 from .places import cache_home
-from .predictor import REFERENCE, Choice, Predictor
+from .predictor import Choice, Predictor, reference_of
 from .slices import GateSlices, gate_slices
 
 WARM_UP = 3
@@ -114,9 +114,9 @@ def choose(
 def rank(bundle: Bundle, slices: GateSlices) -> Ranking:
     """Check every candidate against the reference and time those that pass, in turn.
 
-    The reference is torch where it is installed, else ONNX Runtime in float32, whose own parity stands in the manifest.
+    The reference is what ``reference_of`` says.
     """
-    reference = REFERENCE if is_installed("torch") else Choice("onnxruntime", "fp32")
+    reference = reference_of(bundle)
     ways: list[Ranked] = []
     with Predictor.open(bundle, reference) as predictor:
         truth = Reference.of(predictor, bundle.card, slices, name=str(reference))

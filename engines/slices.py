@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from ..model.readers.images import read_image
 from ..model.readers.windows import NAMED_WINDOWS
 from .places import data_home
 
+Item = TypeVar("Item")
 #: Where slices lie below the data folder, and how many of each are taken, evenly.
 SOURCES = (("medseg98_covid_semiseg/train/images", 8), ("radiopaedia9_medseg2/images", 16))
 
@@ -51,7 +53,7 @@ def gate_slices(option: Path | None) -> GateSlices:
     images: list[NDArray[np.int16]] = []
     names: list[str] = []
     for folder, count in SOURCES:
-        paths = _evenly(sorted((home / folder).glob("*.jpg")) if home is not None else [], count)
+        paths = evenly(sorted((home / folder).glob("*.jpg")) if home is not None else [], count)
         images += [read_image(path, NAMED_WINDOWS["lung"]).image[0] for path in paths]
         names += [f"{len(paths)} of {folder}"] if paths else []
     if images:
@@ -67,7 +69,8 @@ def phantom_slices() -> GateSlices:
     return GateSlices("synthetic phantom", tuple(image[:: max(1, len(image) // 8)]), real=False)
 
 
-def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most ``count`` of the items, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]

@@ -1,27 +1,46 @@
 """`coronanet export` and `coronanet verify`."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, fail, out
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.bundle import Bundle, FileRecord, Manifest
+from ..engines.own_slices import find_slices
 from ..engines.places import bundle_home
+from ..engines.predictor import reference_of
 from ..engines.ranking import Ranking, rank, write_ranking
-from ..engines.slices import GateSlices, gate_slices
+from ..engines.slices import GateSlices
 from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
+from ..window_option import WINDOW, WindowCommand
 from .shipped import PRETRAINED, export_all
 
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real CT for the gates.")]
+if TYPE_CHECKING:
+    from ..model.networks import Builder
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of real CT for the gates: the data sets, or images/ and masks/ of your own."),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(WINDOW, metavar="LOW HIGH | NAME", help="What black and white of own 8-bit images mean, in HU."),
+]
+NetworkOption = Annotated[
+    str | None,
+    typer.Option("--network", metavar="MODULE:FUNCTION", help="Your own network: the function that makes it."),
+]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export")(export_verb)
-    app.command("verify")(verify_verb)
+    app.command("export", cls=WindowCommand)(export_verb)
+    app.command("verify", cls=WindowCommand)(verify_verb)
 
 
 def export_verb(
@@ -31,17 +50,23 @@ def export_verb(
             help="A task that ships, or a folder with card.json and weights.safetensors; none: all that ship."
         ),
     ] = None,
+    *,
     fp16: Annotated[bool, typer.Option("--fp16", help="Write an fp16 network beside the fp32 one.")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
+    window: WindowOption = None,
+    network: NetworkOption = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights, as safetensors.")] = None,
+    card: Annotated[Path | None, typer.Option("--card", help="Its card.json.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export networks to verified bundles: ONNX, parity with torch on real slices, speed on this machine."""
-    sources = [_source(name) for name in models or TASK_NAMES]
-    if folder is None and any(source.parent != PRETRAINED for source in sources):
-        raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
-    bundles = export_all(sources, bundle_home(folder), half=fp16, data=data)
-    rankings = _rank(bundles, gate_slices(data))
+    meaning = None if window is None else parse_window(window)
+    with _sources(models, network, weights, card) as (sources, builder):
+        if folder is None and any(source.parent != PRETRAINED for source in sources):
+            raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
+        bundles = export_all(sources, bundle_home(folder), half=fp16, data=data, window=meaning, builder=builder)
+    rankings = _rank(bundles, find_slices(data, meaning))
     if as_json:
         emit_json({"bundles": [_bundle_json(bundles[name], rankings[name]) for name in bundles]})
         return
@@ -52,28 +77,45 @@ def export_verb(
 
 def verify_verb(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    *,
     data: DataOption = None,
+    window: WindowOption = None,
+    network: NetworkOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle: every hash, the card, and parity with torch again on this machine."""
-    opened = Bundle.open(bundle)
+    slices = find_slices(data, None if window is None else parse_window(window))
+    opened = Bundle.open(bundle, None if network is None else _builder(network))
+    if network is not None and not opened.card.network.is_own:
+        raise UsageError(f"{bundle} is a {opened.card.network.family} of this project: leave out --network")
     try:
         from .pipeline import prove
     except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
+        raise _missing(error) from None
     err.print(f"{bundle}: every hash is the manifest's; running parity", soft_wrap=True)
-    manifest = prove(opened, gate_slices(data))
+    if not opened.has_code:
+        warn(
+            f"the network of {bundle} is the user's own: network.fp32.onnx keeps the parity with torch that its export "
+            "recorded, and the other files are compared with it; --network MODULE:FUNCTION runs torch again"
+        )
+    manifest = prove(opened, slices)
     refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
     if as_json:
         verdict = "refused" if refused else "passed"
         emit_json(
-            {"bundle": opened.manifest.name, "sha256": opened.sha256, "verdict": verdict, **_files_json(manifest)}
+            {
+                "bundle": opened.manifest.name,
+                "sha256": opened.sha256,
+                "verdict": verdict,
+                "reference": str(reference_of(opened)),
+                **_files_json(manifest),
+            }
         )
     else:
         out.print(gates_table({opened.card.task: manifest}))
     for record in refused:
         reason = record.evidence.reason if record.evidence else ""
-        fail(f"{record.path} does not pass parity on this machine: {reason}")
+        fail(f"{record.path} does not pass parity on this machine: {reason} (docs/errors.md#gate-refused)")
     if refused:
         raise typer.Exit(RefusedError.exit_code)
 
@@ -139,6 +181,36 @@ def _files_json(manifest: Manifest) -> dict[str, object]:
 
 def _file_json(record: FileRecord) -> dict[str, object]:
     return record.model_dump(mode="json", exclude_none=True)
+
+
+@contextmanager
+def _sources(
+    models: Sequence[str] | None, network: str | None, weights: Path | None, card: Path | None
+) -> "Generator[tuple[list[Path], Builder | None]]":
+    """The folders to export from, and the builder of the user's own network where one is named."""
+    if network is None and weights is None and card is None:
+        yield [_source(name) for name in models or TASK_NAMES], None
+        return
+    if models:
+        raise UsageError(f"--network, --weights and --card are one network of your own: leave out {' '.join(models)}")
+    try:
+        from .own_network import own_source
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    with own_source(network, weights, card) as (source, builder):
+        yield [source], builder
+
+
+def _builder(name: str) -> "Builder":
+    try:
+        from .own_network import import_network
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return import_network(name)
+
+
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu")
 
 
 def _source(name: str) -> Path:

@@ -19,10 +19,11 @@ from ..engines.bundle import (
     publish,
 )
 from ..engines.parity import Reference, compare
-from ..engines.predictor import REFERENCE, Choice, Predictor
+from ..engines.predictor import Choice, Predictor, reference_of
 from ..engines.slices import GateSlices
 from ..model.card import Card
 from ..model.errors import RefusedError
+from ..model.networks import Builder, build
 from ..model.weights import load_network
 from .half import convert_to_half, count_half_weights
 from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
@@ -41,6 +42,7 @@ def export_bundle(
     *,
     half: bool,
     half_is_optional: bool = False,
+    builder: Builder | None = None,
     progress: Progress = lambda _: None,
 ) -> Bundle:
     """Export ``source`` (``card.json`` and ``weights.safetensors``) to the bundle ``out/<task>``.
@@ -49,6 +51,7 @@ def export_bundle(
         slices: what the gates look at.
         half: whether to write an fp16 network beside the fp32 one.
         half_is_optional: whether an fp16 network that a gate refuses is left out instead of ending the export.
+        builder: makes the network of a card whose family is ``own``.
         progress: told what is being done.
 
     Raises:
@@ -56,7 +59,7 @@ def export_bundle(
         RefusedError: a gate said no; nothing is published then.
     """
     card = Card.load(source / CARD)
-    network = load_network(card, source / WEIGHTS)
+    network = load_network(card, source / WEIGHTS, builder or build)
     with publish(out / card.task) as work:
         shutil.copyfile(source / CARD, work / CARD)
         shutil.copyfile(source / WEIGHTS, work / WEIGHTS)
@@ -69,12 +72,12 @@ def export_bundle(
             _write_half(work)
         draft = _draft(card, work)
         progress(f"{card.task}: parity on {len(slices.images)} slices")
-        manifest = prove(Bundle(work, draft, card, ""), slices)
+        manifest = prove(Bundle(work, draft, card, "", builder), slices)
         if half_is_optional:
             manifest = _leave_out_refused_half(manifest, work)
         _refuse_what_failed(manifest)
         (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle.open(out / card.task)
+    return Bundle.open(out / card.task, builder)
 
 
 def onnx_name(graph: Graph, precision: Precision) -> str:
@@ -123,12 +126,17 @@ def tool_versions() -> dict[str, str]:
 
 
 def prove(bundle: Bundle, slices: GateSlices) -> Manifest:
-    """The bundle's manifest with fresh evidence for every graph: ONNX Runtime on this machine against torch."""
-    with Predictor.open(bundle, REFERENCE) as predictor:
-        reference = Reference.of(predictor, bundle.card, slices, name=str(REFERENCE))
+    """The bundle's manifest with fresh evidence for every graph: ONNX Runtime on this machine against torch.
+
+    Where the network's code is not at hand, its float32 file is the reference and keeps the evidence that it has.
+    """
+    choice = reference_of(bundle)
+    with Predictor.open(bundle, choice, edge="torch") as predictor:
+        reference = Reference.of(predictor, bundle.card, slices, name=str(choice))
     proved: list[FileRecord] = []
     for record in bundle.manifest.files:
-        if record.graph is None or record.precision is None:
+        is_reference = choice.backend != "torch" and record == bundle.require("network", choice.precision)
+        if record.graph is None or record.precision is None or is_reference:
             proved.append(record)
             continue
         with Predictor.open(bundle, Choice("onnxruntime", record.precision)) as candidate:

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..console import err, warn
 from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, hash_file
 from ..engines.machine import installed_version
+from ..engines.own_slices import find_slices
 from ..engines.places import ROOT, bundle_home
-from ..engines.slices import gate_slices
+from ..model.card import Window
 from ..model.errors import MissingPackageError, RefusedError
 from ..model.tasks import TASK_NAMES, TaskName
+
+if TYPE_CHECKING:
+    from ..model.networks import Builder
 
 PRETRAINED = ROOT / "model" / "pretrained"
 
@@ -57,9 +62,20 @@ def same_tools(bundle: Bundle) -> bool:
 
 
 def export_all(
-    sources: Sequence[Path], out: Path, *, half: bool, half_is_optional: bool = False, data: Path | None
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    half: bool,
+    half_is_optional: bool = False,
+    data: Path | None,
+    window: Window | None = None,
+    builder: "Builder | None" = None,
 ) -> dict[TaskName, Bundle]:
-    """Export folders of card and weights to ``out``, with progress on stderr; ``data`` as in ``gate_slices``.
+    """Export folders of card and weights to ``out``, with progress on stderr.
+
+    Args:
+        data: as in ``find_slices``, and ``window`` too.
+        builder: makes the network of cards whose family is ``own``.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
@@ -69,7 +85,7 @@ def export_all(
         from .pipeline import export_bundle
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
-    slices = gate_slices(data)
+    slices = find_slices(data, window)
     if not slices.real:
         warn("no real CT: parity runs on the synthetic phantom; pass --data DIR or set CORONANET_DATA")
     bundles: dict[TaskName, Bundle] = {}
@@ -82,6 +98,7 @@ def export_all(
                 slices,
                 half=half,
                 half_is_optional=half_is_optional,
+                builder=builder,
                 progress=lambda what, line=line: progress.update(line, description=what),
             )
             if half and bundle.manifest.graph("network", "fp16") is None:

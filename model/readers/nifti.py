@@ -54,6 +54,28 @@ def read_nifti(path: Path) -> Study:
     )
 
 
+def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
+    """A mask ``[Z, H, W]`` of whole numbers 0..255, from a NIfTI file on the grid of a study's own file.
+
+    Raises:
+        UsageError: the file is damaged, on another grid, or holds other values.
+    """
+    image = _open(path)
+    if tuple(image.shape) != grid.shape or not np.allclose(image.affine, grid.affine, atol=1e-3):
+        raise UsageError(
+            f"{path} is not on the grid of its image: expected the same affine and the shape {list(grid.shape)}, got "
+            f"{list(image.shape)}: resample it, with nearest neighbours"
+        )
+    try:
+        values = np.asanyarray(image.dataobj).reshape((*grid.shape, 1)[:3])
+    except _DAMAGED as error:
+        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
+    labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise UsageError(f"{path} holds values that are no labels: expected whole numbers from 0 to 255")
+    return np.ascontiguousarray(apply_orientation(labels, grid.orientation).transpose(2, 1, 0))
+
+
 def to_file_grid(mask: NDArray[np.uint8], grid: NiftiGrid) -> NDArray[np.uint8]:
     """A mask ``[Z, H, W]`` of a study on the voxels of the NIfTI file that the study was read from."""
     back = np.empty_like(grid.orientation)

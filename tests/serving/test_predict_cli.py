@@ -15,7 +15,8 @@ from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES
 from coronanet.serving import predict_run
 from coronanet.serving.predict import served_models
-from coronanet.serving.predict_cli import join_window, parse_choice, register
+from coronanet.serving.predict_cli import parse_choice, register
+from coronanet.window_option import join_window
 from numpy.typing import NDArray
 from typer import Typer
 from typer.testing import CliRunner, Result
