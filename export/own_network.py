@@ -40,7 +40,7 @@ def import_network(name: str) -> Builder:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "\n"):
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"no module '{error.name}' among the installed ones nor in {os.getcwd()}: {EXPECTED}"
             ) from None

@@ -85,15 +85,21 @@ def take_weights(network: nn.Module, path: Path) -> int:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"no weights at {path}")
-    with path.open("rb") as file:
-        if file.read(4).startswith(_PICKLES):
-            raise UsageError(
-                f"{path} is a pickle, which can run any code and is never loaded here: where you trust it, convert it "
-                f'with python -c "import torch; from safetensors.torch import save_file as save; '
-                f"save(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors')\""
-            )
+    if _is_pickle(path):
+        raise UsageError(
+            f"{path} is a pickle, which can run any code and is never loaded here: where you trust it, convert it "
+            f'with python -c "import torch; from safetensors.torch import save_file as save; '
+            f"save(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors')\""
+        )
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise UsageError(f"{path} is not a safetensors file: {error}", page="corrupted-file") from None
     return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        length, header = file.read(8), file.read(1)
+    # Safetensors begins with the length of its header, which can be any bytes, and then the header's brace.
+    return header != b"{" and length.startswith(_PICKLES)

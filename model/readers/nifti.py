@@ -70,7 +70,8 @@ def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
         values = np.asanyarray(image.dataobj).reshape((*grid.shape, 1)[:3])
     except _DAMAGED as error:
         raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
-    labels = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
         raise UsageError(f"{path} holds values that are no labels: expected whole numbers from 0 to 255")
     return np.ascontiguousarray(apply_orientation(labels, grid.orientation).transpose(2, 1, 0))
