@@ -84,7 +84,7 @@ def verify_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle: every hash, the card, and parity with torch again on this machine."""
-    slices = find_slices(data, None if window is None else parse_window(window))
+    meaning = None if window is None else parse_window(window)
     opened = Bundle.open(bundle, None if network is None else _builder(network))
     if network is not None and not opened.card.network.is_own:
         raise UsageError(f"{bundle} is a {opened.card.network.family} of this project: leave out --network")
@@ -98,7 +98,7 @@ def verify_verb(
             f"the network of {bundle} is the user's own: network.fp32.onnx keeps the parity with torch that its export "
             "recorded, and the other files are compared with it; --network MODULE:FUNCTION runs torch again"
         )
-    manifest = prove(opened, slices)
+    manifest = prove(opened, find_slices(data, meaning))
     refused = [record for record in manifest.files if record.evidence and record.evidence.verdict == "refused"]
     if as_json:
         verdict = "refused" if refused else "passed"
@@ -115,7 +115,8 @@ def verify_verb(
         out.print(gates_table({opened.card.task: manifest}))
     for record in refused:
         reason = record.evidence.reason if record.evidence else ""
-        fail(f"{record.path} does not pass parity on this machine: {reason} (docs/errors.md#gate-refused)")
+        no = f"{record.path} does not pass parity on this machine: {reason}"
+        fail(str(RefusedError(no, page="gate-refused")))
     if refused:
         raise typer.Exit(RefusedError.exit_code)
 
