@@ -19,7 +19,7 @@ from .engines.places import BundleProvider, data_home
 from .engines.predictor import Choice
 from .model.errors import UsageError
 from .model.tasks import TaskName
-from .serving.predict_cli import WINDOW, PredictCommand
+from .window_option import WINDOW, WindowCommand
 
 if TYPE_CHECKING:
     from .benchmarks.report import EngineReport, ServingReport
@@ -53,7 +53,7 @@ class Steps:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo", cls=PredictCommand)(demo_verb)
+    app.command("demo", cls=WindowCommand)(demo_verb)
 
 
 def demo_verb(

@@ -20,7 +20,11 @@ from .base import TensorSpec
 from .signature import SIGNATURE, Signature, read_signature
 
 if TYPE_CHECKING:
+    from ..model.networks import Builder
     from .keys import PublicKey
+
+if TYPE_CHECKING:
+    from ..model.networks import Builder
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
@@ -175,6 +179,7 @@ class Bundle:
         card: Card,
         sha256: str,
         *,
+        builder: "Builder | None" = None,
         signature: Signature | None = None,
         is_signature_checked: bool = False,
     ) -> None:
@@ -183,15 +188,23 @@ class Bundle:
         self.card = card
         #: Hash of ``manifest.json``: names this exact bundle.
         self.sha256 = sha256
+        #: Makes the network of a card whose family is ``own``; only the user gives it, never the bundle.
+        self.builder = builder
         #: What stands in ``manifest.sig``: a claim, unless the bundle was opened with a key, which checked it.
         self.signature = signature
         self.is_signature_checked = is_signature_checked
 
+    @property
+    def has_code(self) -> bool:
+        """Whether torch can build the network: it is of this project, or the user named its code."""
+        return self.builder is not None or not self.card.network.is_own
+
     @classmethod
-    def open(cls, path: Path, *, key: "PublicKey | None" = None) -> Self:
+    def open(cls, path: Path, *, builder: "Builder | None" = None, key: "PublicKey | None" = None) -> Self:
         """Read a bundle and check every hash.
 
         Args:
+            builder: the code of the user's own network, for a card that says so.
             key: whose signature the manifest must carry, checked before anything else is believed; None asks for none.
 
         Raises:
@@ -209,13 +222,17 @@ class Bundle:
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            raise RefusedError(f"{file} is not a valid manifest: {explain(error)}: {REMEDY}") from None
+            raise RefusedError(
+                f"{file} is not a valid manifest: {explain(error)}: {REMEDY}", page="corrupted-file"
+            ) from None
         _check_files(path, manifest)
         card = Card.load(path / CARD)
         if manifest.name != card.task:
             raise RefusedError(f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}")
         sha256 = hashlib.sha256(text).hexdigest()
-        return cls(path, manifest, card, sha256, signature=signature, is_signature_checked=key is not None)
+        return cls(
+            path, manifest, card, sha256, builder=builder, signature=signature, is_signature_checked=key is not None
+        )
 
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
@@ -243,14 +260,16 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")
         file = path / name
         if not file.is_file():
-            raise RefusedError(f"{file} is missing from the bundle: {REMEDY}")
+            raise RefusedError(f"{file} is missing from the bundle: {REMEDY}", page="corrupted-file")
         if file.stat().st_size != record.bytes or hash_file(file) != record.sha256:
-            raise RefusedError(f"{file} was changed after export (its hash is not the manifest's): {REMEDY}")
+            raise RefusedError(
+                f"{file} was changed after export (its hash is not the manifest's): {REMEDY}", page="corrupted-file"
+            )
     if CARD not in listed:
         raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}")
     there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     if extra := sorted(there - listed.keys() - {MANIFEST, SIGNATURE}):
-        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}")
+        raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}", page="corrupted-file")
 
 
 def hash_file(path: Path) -> str:

@@ -60,7 +60,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _evenly(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+def evenly(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    """At most ``count`` of the items, the first and the last among them; None takes all."""
     if count is None or count >= len(items):
         return items
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
@@ -99,7 +100,7 @@ def medseg(folder: Path, report: Report | None = None, *, count: int | None = No
         labels = _labels(root / "multiclass" / f"{path.stem}.png")
         return path, Sample(_slice(path, LUNG_WINDOW, labels), labels, "types", f"medseg-{path.stem}")
 
-    return _each(_evenly(images, count), read, report)
+    return _each(evenly(images, count), read, report)
 
 
 def radiopaedia(folder: Path, report: Report | None = None, *, count: int | None = None) -> Iterator[Entry]:
@@ -117,7 +118,7 @@ def radiopaedia(folder: Path, report: Report | None = None, *, count: int | None
         image = _slice(path, LUNG_WINDOW, labels, lung)
         return path, Sample(image, labels, supervision, f"radiopaedia-{row['volume']}", lung)
 
-    return _each(_evenly(_rows(root / "slices.csv"), count), read, report)
+    return _each(evenly(_rows(root / "slices.csv"), count), read, report)
 
 
 def plethora(folder: Path, report: Report | None = None, *, count: int | None = None) -> Iterator[Entry]:
@@ -129,7 +130,7 @@ def plethora(folder: Path, report: Report | None = None, *, count: int | None = 
         labels = (_labels(root / "effusion" / f"{row['file']}.png") > 127).astype(np.uint8)
         return path, Sample(_slice(path, PLETHORA_WINDOW, labels), labels, "effusion", f"plethora-{row['patient']}")
 
-    return _each(_evenly(_rows(root / "slices.csv"), count), read, report)
+    return _each(evenly(_rows(root / "slices.csv"), count), read, report)
 
 
 class Reader(Protocol):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..model.intervals import auc_of, estimate, mean_of, resample
 from ..model.metrics import auc, dice
-from .bundle import Gate
+from .bundle import Gate, Verdict
 from .parity import Reference, labels_of
+from .slices import GateSlices
 from .truth import Truth, truth_of
 
 #: How much Dice or AUC may be lost.
@@ -31,10 +32,8 @@ def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float
     """
     samples = reference.slices.samples
     told = [(index, truth) for index, sample in enumerate(samples) if (truth := truth_of(sample, reference.card.task))]
-    if not reference.slices.real:
-        return _gate("not_run", "real slices with drawn truth are needed: pass --data DIR or set CORONANET_DATA")
-    if len(told) < LEAST_SLICES:
-        return _gate("not_run", f"only {len(told)} slices tell the truth, {LEAST_SLICES} are needed")
+    if obstacle := _obstacle(reference.slices, len(told)):
+        return _gate("not_run", obstacle)
     ours = [decisions[index][0] for index, _ in told]
     theirs = [reference.answers[index].decision[0] for index, _ in told]
     truths = [truth for _, truth in told]
@@ -68,15 +67,25 @@ def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float
         "margin": margin,
         "slices": float(len(told)),
     }
+    reason = ""
     if change.low < -margin:
         interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f}"
-        return _gate("refused", f"{name} changes by {change.value:+.4f} ({interval}), allowed -{margin:g}", figures)
-    if flips > MOST_FLIPS:
-        return _gate("refused", f"{flips:.2%} of the labels flip, allowed {MOST_FLIPS:.0%}", figures)
-    return _gate("passed", "", figures)
+        reason = f"{name} changes by {change.value:+.4f} ({interval}), allowed -{margin:g}"
+    elif flips > MOST_FLIPS:
+        reason = f"{flips:.2%} of the labels flip, allowed {MOST_FLIPS:.0%}"
+    return _gate("refused" if reason else "passed", reason, figures)
 
 
-def _gate(verdict: Any, reason: str, figures: dict[str, float] | None = None) -> Gate:
+def _obstacle(slices: GateSlices, told: int) -> str:
+    """Why nothing can be judged on these slices, of which ``told`` tell the truth; empty where it can."""
+    if not slices.real:
+        return "real slices with drawn truth are needed: pass --data DIR or set CORONANET_DATA"
+    if not slices.has_truth:
+        return f"{slices.name} tell no truth: put masks beside them"
+    return "" if told >= LEAST_SLICES else f"only {told} slices tell the truth, {LEAST_SLICES} are needed"
+
+
+def _gate(verdict: Verdict, reason: str, figures: dict[str, float] | None = None) -> Gate:
     return Gate(gate="non_inferiority", verdict=verdict, reason=reason, figures=figures or {})
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..model.errors import UsageError
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
+from .load_errors import cannot_load
 
 ERROR_ONLY = 3
 
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine(EngineBase):
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen types of its own, all Exception
-            raise UsageError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+            raise cannot_load("ONNX Runtime", path, error) from error
         self._names = [spec.name for spec in outputs]
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:

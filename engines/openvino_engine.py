@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import UsageError
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
+from .load_errors import cannot_load
 
 #: What OpenVINO calls the arithmetic; it computes in bf16 where the CPU can unless told otherwise.
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -59,7 +60,7 @@ class OpenVinoEngine(EngineBase):
         try:
             compiled = core.compile_model(path, "CPU", options)
         except RuntimeError as error:
-            raise UsageError(f"OpenVINO cannot compile {path}: {str(error).splitlines()[0]}") from error
+            raise cannot_load("OpenVINO", path, error) from error
         self._request = compiled.create_infer_request()
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:

@@ -95,7 +95,9 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor, precision:
     for answer in reference.answers:
         given, wanted, decision = _run_slice(graph, answer, candidate)
         if given.shape != wanted.shape:
-            raise RefusedError(f"{graph}: expected shape {list(wanted.shape)}, got {list(given.shape)}")
+            raise RefusedError(
+                f"{graph}: expected shape {list(wanted.shape)}, got {list(given.shape)}", page="gate-refused"
+            )
         differences.append(_difference(given, wanted))
         decisions.append(decision)
     worst = float(max(np.max(difference) for difference in differences))

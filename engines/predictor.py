@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..model.tasks import TASKS, TaskName
 from .base import DYNAMIC, Engine, EngineBase, Tensors, TensorSpec, check_feeds
 from .bundle import Bundle, Precision
-from .open import Backend, open_engine
+from .open import Backend, is_installed, open_engine
 
 IMAGE = TensorSpec("image", "int16", (DYNAMIC, DYNAMIC, DYNAMIC))
 
@@ -32,10 +32,19 @@ class Choice:
 REFERENCE = Choice("torch", "fp32")
 
 
+def reference_of(bundle: Bundle) -> Choice:
+    """What the forms of a bundle are compared with here.
+
+    Torch; where it is not installed, or the network's code is not at hand, ONNX Runtime in float32, whose own parity
+    with torch stands in the manifest.
+    """
+    return REFERENCE if bundle.has_code and is_installed("torch") else Choice("onnxruntime", "fp32")
+
+
 class Predictor:
     """The three graphs of one bundle, composed: int16 HU ``[N, H, W]`` to a decision.
 
-    ``preprocess`` and ``decide`` run on ONNX Runtime, or on torch where the network does.
+    ``preprocess`` and ``decide`` run on ONNX Runtime, or on torch where the network does or ``edge`` says so.
     """
 
     def __init__(self, preprocess: Engine, network: Engine, decide: Engine) -> None:
@@ -44,8 +53,8 @@ class Predictor:
         self.decide = decide
 
     @classmethod
-    def open(cls, bundle: Bundle, choice: Choice) -> Self:
-        edge: Backend = "torch" if choice.backend == "torch" else "onnxruntime"
+    def open(cls, bundle: Bundle, choice: Choice, *, edge: Backend | None = None) -> Self:
+        edge = edge or ("torch" if choice.backend == "torch" else "onnxruntime")
         with ExitStack() as stack:
             preprocess, decide = (
                 stack.enter_context(open_engine(bundle, graph=graph, backend=edge, threads=choice.threads))

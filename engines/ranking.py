@@ -26,7 +26,7 @@ from .non_inferiority import MARGIN, judge
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
 from .places import cache_home
-from .predictor import REFERENCE, Choice, Predictor
+from .predictor import Choice, Predictor, reference_of
 from .slices import GateSlices, gate_slices
 
 WARM_UP = 3
@@ -73,7 +73,9 @@ class Ranking(StrictModel):
             if way.verdict == "passed":
                 return way.choice
         tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
-        raise UsageError(f"no engine passed the gates on this machine ({tried}): pip install 'coronanet[cpu]'")
+        raise UsageError(
+            f"no engine passed the gates on this machine ({tried}): pip install 'coronanet[cpu]'", page="gate-refused"
+        )
 
 
 def candidates(bundle: Bundle) -> list[Choice]:
@@ -114,9 +116,9 @@ def choose(
 def rank(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Ranking:
     """Hold every candidate against the reference and the truth, and time those that pass, in turn.
 
-    The reference is torch where it is installed, else ONNX Runtime in float32, whose own parity stands in the manifest.
+    The reference is what ``reference_of`` says.
     """
-    reference = REFERENCE if is_installed("torch") else Choice("onnxruntime", "fp32")
+    reference = reference_of(bundle)
     with Predictor.open(bundle, reference) as predictor:
         truth = Reference.of(predictor, bundle.card, slices, name=str(reference))
     return Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=measure(bundle, truth, margin=margin))

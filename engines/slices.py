@@ -36,11 +36,15 @@ CALIBRATION_COUNTS = (10, 24, 10)
 
 @dataclass(frozen=True)
 class GateSlices:
-    """Slices with what is known of them, under the name of the set; ``real`` is false for the phantom."""
+    """Slices with what is known of them, under the name of the set.
+
+    ``real`` is false for the phantom; without ``has_truth`` the labels of the samples say nothing.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     real: bool
+    has_truth: bool = True
 
     @property
     def images(self) -> tuple[NDArray[np.int16], ...]:

@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..model.networks import build
 from ..model.pixels import Preprocess, build_decide
 from ..model.weights import load_network
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
@@ -43,6 +44,6 @@ def _module(bundle: Bundle, graph: Graph) -> nn.Module:
         case "preprocess":
             return Preprocess(bundle.card)
         case "network":
-            return load_network(bundle.card, bundle.path / WEIGHTS)
+            return load_network(bundle.card, bundle.path / WEIGHTS, bundle.builder or build)
         case "decide":
             return build_decide(bundle.card)

@@ -34,7 +34,7 @@ def truth_of(sample: Sample, task: TaskName) -> Truth | None:
         case "multiclass_segmentation" if sample.supervision == "effusion":
             return Truth(sample.labels * np.uint8(EFFUSION), (EFFUSION,))
         case "multiclass_segmentation":
-            return _known(sample.supervision == "types", sample.labels, (1, 2))
+            return _known(sample.supervision == "types", sample.labels, (1, 2, EFFUSION))
 
 
 def _known(known: bool, labels: NDArray[Any], judged: tuple[int, ...]) -> Truth | None:

@@ -1,32 +1,50 @@
 """`coronanet export` and `coronanet verify`."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, fail, out
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Verdict
 from ..engines.keys_cli import load_public_key, load_signing_key, signature_json, signature_line
 from ..engines.non_inferiority import MARGIN
+from ..engines.own_slices import find_slices
 from ..engines.places import bundle_home
+from ..engines.predictor import reference_of
 from ..engines.ranking import Ranking, read_ranking
-from ..engines.slices import gate_slices
 from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
+from ..window_option import WINDOW, WindowCommand
 from .options import CalibrationMethod
 from .shipped import PRETRAINED, export_all
 
 GATES: tuple[GateName, ...] = get_args(GateName)
 
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real CT for the gates.")]
+if TYPE_CHECKING:
+    from ..model.networks import Builder
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of real CT for the gates: the data sets, or images/ and masks/ of your own."),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(WINDOW, metavar="LOW HIGH | NAME", help="What black and white of own 8-bit images mean, in HU."),
+]
+NetworkOption = Annotated[
+    str | None,
+    typer.Option("--network", metavar="MODULE:FUNCTION", help="Your own network: the function that makes it."),
+]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export")(export_verb)
-    app.command("verify")(verify_verb)
+    app.command("export", cls=WindowCommand)(export_verb)
+    app.command("verify", cls=WindowCommand)(verify_verb)
 
 
 def export_verb(
@@ -47,19 +65,33 @@ def export_verb(
     ] = MARGIN,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
+    window: WindowOption = None,
+    network: NetworkOption = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights, as safetensors.")] = None,
+    card: Annotated[Path | None, typer.Option("--card", help="Its card.json.")] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", metavar="PRIVATE_KEY", help="Sign every bundle with this key.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export networks to verified bundles: ONNX, five gates on real slices, speed on this machine."""
-    sources = [_source(name) for name in models or TASK_NAMES]
-    if folder is None and any(source.parent != PRETRAINED for source in sources):
-        raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
+    meaning = None if window is None else parse_window(window)
     signer = load_signing_key(sign)
-    bundles = export_all(
-        sources, bundle_home(folder), half=fp16, int8=int8, method=calibration, margin=margin, data=data, signer=signer
-    )
+    with _sources(models, network, weights, card) as (sources, builder):
+        if folder is None and any(source.parent != PRETRAINED for source in sources):
+            raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
+        bundles = export_all(
+            sources,
+            bundle_home(folder),
+            half=fp16,
+            int8=int8,
+            method=calibration,
+            margin=margin,
+            data=data,
+            window=meaning,
+            builder=builder,
+            signer=signer,
+        )
     rankings: dict[TaskName, Ranking] = {
         name: ranking for name, bundle in bundles.items() if (ranking := read_ranking(bundle))
     }
@@ -75,30 +107,44 @@ def export_verb(
 
 def verify_verb(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    *,
     data: DataOption = None,
+    window: WindowOption = None,
+    network: NetworkOption = None,
     key: Annotated[
         Path | None, typer.Option("--key", metavar="PUBLIC_KEY", help="Whose signature the bundle must carry.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle: its signature, every hash, the card, and the gates again on this machine."""
-    opened = Bundle.open(bundle, key=load_public_key(key))
+    meaning = None if window is None else parse_window(window)
+    builder = None if network is None else _builder(network)
+    opened = Bundle.open(bundle, builder=builder, key=load_public_key(key))
+    if network is not None and not opened.card.network.is_own:
+        raise UsageError(f"{bundle} is a {opened.card.network.family} of this project: leave out --network")
     try:
         from .gates import prove_again
     except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu") from None
+        raise _missing(error) from None
     err.print(f"{bundle}: {signature_line(opened)}; every hash is the manifest's; running the gates", soft_wrap=True)
-    manifest = prove_again(opened, gate_slices(data, opened.card.task))
+    if not opened.has_code:
+        warn(
+            f"the network of {bundle} is the user's own: network.fp32.onnx keeps the parity with torch that its export "
+            "recorded, and the other files are compared with it; --network MODULE:FUNCTION runs torch again"
+        )
+    manifest = prove_again(opened, find_slices(data, meaning, opened.card.task))
     refused = [record for record in manifest.files if record.refusal]
     if as_json:
         verdict = "refused" if refused else "passed"
         signed = {"sha256": opened.sha256, "signature": signature_json(opened)}
-        emit_json({"bundle": opened.manifest.name, **signed, "verdict": verdict, **_files_json(manifest)})
+        compared = {"verdict": verdict, "reference": str(reference_of(opened))}
+        emit_json({"bundle": opened.manifest.name, **signed, **compared, **_files_json(manifest)})
     else:
         out.print(gates_table({opened.card.task: manifest}))
         out.print(f"{opened.manifest.name}: {signature_line(opened)}", soft_wrap=True)
     for record in refused:
-        fail(f"{record.path} does not pass {record.refusal} (on this machine)")
+        no = f"{record.path} does not pass {record.refusal} (on this machine)"
+        fail(str(RefusedError(no, page="gate-refused")))
     if refused:
         raise typer.Exit(RefusedError.exit_code)
 
@@ -170,6 +216,36 @@ def _files_json(manifest: Manifest) -> dict[str, object]:
 
 def _file_json(record: FileRecord) -> dict[str, object]:
     return record.model_dump(mode="json", exclude_none=True)
+
+
+@contextmanager
+def _sources(
+    models: Sequence[str] | None, network: str | None, weights: Path | None, card: Path | None
+) -> "Generator[tuple[list[Path], Builder | None]]":
+    """The folders to export from, and the builder of the user's own network where one is named."""
+    if network is None and weights is None and card is None:
+        yield [_source(name) for name in models or TASK_NAMES], None
+        return
+    if models:
+        raise UsageError(f"--network, --weights and --card are one network of your own: leave out {' '.join(models)}")
+    try:
+        from .own_network import own_source
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    with own_source(network, weights, card) as (source, builder):
+        yield [source], builder
+
+
+def _builder(name: str) -> "Builder":
+    try:
+        from .own_network import import_network
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return import_network(name)
+
+
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(error.name or "torch", purpose="the torch reference", extra="train,cpu")
 
 
 def _source(name: str) -> Path:

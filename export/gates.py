@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ..engines.bundle import Bundle, FileRecord, Gate, Manifest, Precision
 from ..engines.non_inferiority import MARGIN, judge
 from ..engines.parity import Reference, compare
-from ..engines.predictor import REFERENCE, Choice, Predictor
+from ..engines.predictor import Choice, Predictor, reference_of
 from ..engines.ranking import Ranked
 from ..engines.slices import GateSlices
 from .census import take_census
@@ -14,10 +14,11 @@ from .census import take_census
 BACKEND = "onnxruntime"
 
 
-def reference_of(bundle: Bundle, slices: GateSlices) -> Reference:
-    """What the torch reference of a bundle makes of the slices."""
-    with Predictor.open(bundle, REFERENCE) as predictor:
-        return Reference.of(predictor, bundle.card, slices, name=str(REFERENCE))
+def refer(bundle: Bundle, slices: GateSlices) -> Reference:
+    """What the reference of a bundle (``predictor.reference_of``) makes of the slices; its two ends run on torch."""
+    choice = reference_of(bundle)
+    with Predictor.open(bundle, choice, edge="torch") as predictor:
+        return Reference.of(predictor, bundle.card, slices, name=str(choice))
 
 
 def prove(
@@ -30,13 +31,17 @@ def prove(
 ) -> Manifest:
     """The bundle's manifest with fresh evidence for every ONNX file: ONNX Runtime on this machine against torch.
 
+    Where the network's code is not at hand, its float32 file is the reference and keeps the evidence that it has.
+
     Args:
         kept: for each precision the nodes that may stay in float32.
         ranges: the verdicts of the range gate, which is passed before a file is made.
     """
+    choice = reference_of(bundle)
     proved: list[FileRecord] = []
     for record in bundle.manifest.files:
-        if record.kind != "onnx" or record.graph is None or record.precision is None:
+        is_reference = choice.backend != "torch" and record == bundle.require("network", choice.precision)
+        if record.kind != "onnx" or record.graph is None or record.precision is None or is_reference:
             proved.append(record)
             continue
         precision = record.precision
@@ -62,7 +67,7 @@ def prove_again(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -
                 kept[record.precision] = gate.nodes
             if record.precision and gate.gate == "range":
                 ranges[record.precision] = gate
-    return prove(bundle, reference_of(bundle, slices), kept=kept, ranges=ranges, margin=margin)
+    return prove(bundle, refer(bundle, slices), kept=kept, ranges=ranges, margin=margin)
 
 
 def known_ways(manifest: Manifest) -> dict[Choice, Ranked]:

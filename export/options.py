@@ -8,6 +8,7 @@ from ..engines.slices import GateSlices
 
 if TYPE_CHECKING:
     from ..engines.keys import SigningKey
+    from ..model.networks import Builder
 
 #: How the ranges of an int8 network's activations are read from the training slices.
 CalibrationMethod = Literal["min-max", "entropy", "percentile"]
@@ -23,6 +24,7 @@ class Wanted:
         method: how their ranges are read.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+        builder: makes the network of a card whose family is ``own``.
         signer: signs the manifest, where there is one.
     """
 
@@ -31,6 +33,7 @@ class Wanted:
     method: CalibrationMethod = "min-max"
     margin: float = MARGIN
     optional: bool = False
+    builder: "Builder | None" = None
     signer: "SigningKey | None" = None
 
 

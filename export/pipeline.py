@@ -25,8 +25,9 @@ from ..engines.signature import SIGNATURE
 from ..engines.slices import GateSlices
 from ..model.card import Card
 from ..model.errors import RefusedError
+from ..model.networks import build
 from ..model.weights import load_network
-from .gates import known_ways, prove, reference_of
+from .gates import known_ways, prove, refer
 from .half import convert_to_half
 from .int8 import write_int8
 from .options import PLAIN, Wanted
@@ -57,7 +58,7 @@ def export_bundle(
         RefusedError: a gate said no; nothing is published then.
     """
     card = Card.load(source / CARD)
-    network = load_network(card, source / WEIGHTS)
+    network = load_network(card, source / WEIGHTS, wanted.builder or build)
 
     def say(what: str) -> None:
         progress(f"{card.task}: {what}")
@@ -71,10 +72,10 @@ def export_bundle(
             export_graph(card, graph, network, work / onnx_name(graph, "fp32"))
 
         def draft() -> Bundle:
-            return Bundle(work, _draft(card, work), card, "")
+            return Bundle(work, _draft(card, work), card, "", builder=wanted.builder)
 
         say(f"the reference on {len(slices.samples)} slices")
-        reference = reference_of(draft(), slices)
+        reference = refer(draft(), slices)
         gates: dict[Precision, Gate] = {}
         kept: dict[Precision, tuple[str, ...]] = {}
         if wanted.half:
@@ -90,7 +91,7 @@ def export_bundle(
                 )
             except RefusedError as error:
                 if not wanted.optional:
-                    raise RefusedError(f"{card.task}: {error}") from None
+                    raise RefusedError(f"{card.task}: {error}", page="gate-refused") from None
                 target.unlink(missing_ok=True)
         say("gates")
         manifest = prove(draft(), reference, kept=kept, ranges=gates, margin=wanted.margin)
@@ -98,14 +99,14 @@ def export_bundle(
             manifest = _leave_out_refused(manifest, work)
         _refuse_what_failed(manifest)
         say("measuring this machine")
-        bundle = Bundle(work, manifest, card, "")
+        bundle = Bundle(work, manifest, card, "", builder=wanted.builder)
         ways = measure(bundle, reference, margin=wanted.margin, known=known_ways(manifest))
         manifest = _with_worth(manifest, {p: worth_it(ways, p) for p in ("fp16", "int8")})
         text = add_sbom(manifest, card, work).to_json().encode()
         (work / MANIFEST).write_bytes(text)
         if wanted.signer is not None:
             (work / SIGNATURE).write_text(wanted.signer.sign(text).to_json(), encoding="utf-8")
-    bundle = Bundle.open(out / card.task, key=wanted.signer.public if wanted.signer else None)
+    bundle = Bundle.open(out / card.task, builder=wanted.builder, key=wanted.signer.public if wanted.signer else None)
     write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=ways))
     return bundle
 
@@ -166,7 +167,7 @@ def _leave_out_refused(manifest: Manifest, work: Path) -> Manifest:
 def _refuse_what_failed(manifest: Manifest) -> None:
     for record in manifest.files:
         if why := record.refusal:
-            raise RefusedError(f"{manifest.name}: {record.path} did not pass {why}")
+            raise RefusedError(f"{manifest.name}: {record.path} did not pass {why}", page="gate-refused")
 
 
 def _with_worth(manifest: Manifest, worth: dict[Precision, Gate]) -> Manifest:

@@ -10,15 +10,18 @@ from ..console import err, warn
 from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, hash_file
 from ..engines.machine import installed_version
 from ..engines.non_inferiority import MARGIN
+from ..engines.own_slices import find_calibration, find_slices
 from ..engines.places import ROOT, bundle_home
-from ..engines.slices import calibration_slices, gate_slices
-from ..model.card import Card
+from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
 from .options import CalibrationMethod, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
+
+if TYPE_CHECKING:
+    from ..model.networks import Builder
 
 PRETRAINED = ROOT / "model" / "pretrained"
 
@@ -80,16 +83,16 @@ def export_all(
     method: CalibrationMethod = "min-max",
     margin: float = MARGIN,
     data: Path | None,
+    window: Window | None = None,
+    builder: "Builder | None" = None,
     signer: "SigningKey | None" = None,
 ) -> dict[TaskName, Bundle]:
     """Export folders of card and weights to ``out``, with progress on stderr.
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin, signer: as in ``options.Wanted``.
-        data: where real slices are, as in ``slices.gate_slices``.
-
-    ``signer`` signs every manifest.
+        optional, method, margin, builder, signer: as in ``options.Wanted``.
+        data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
@@ -100,12 +103,19 @@ def export_all(
         from .pipeline import export_bundle
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
-    calibration = calibration_slices(data) if int8 else None
-    wanted = Wanted(half=half, calibration=calibration, method=method, margin=margin, optional=optional, signer=signer)
+    wanted = Wanted(
+        half=half,
+        calibration=find_calibration(data, window) if int8 else None,
+        method=method,
+        margin=margin,
+        optional=optional,
+        builder=builder,
+        signer=signer,
+    )
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         for source in sources:
-            slices = gate_slices(data, Card.load(source / CARD).task)
+            slices = find_slices(data, window, Card.load(source / CARD).task)
             if not slices.real and not bundles:
                 warn(
                     "no real CT: parity runs on the synthetic phantom, and no reduced precision is chosen before its "
@@ -131,7 +141,7 @@ def export_all(
 def has_calibration() -> bool:
     """Whether there are training slices for int8 in the usual place."""
     try:
-        calibration_slices(None)
+        find_calibration(None, None)
     except UsageError:
         return False
     return True

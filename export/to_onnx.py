@@ -3,9 +3,11 @@
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
+from typing import TextIO
 
 import onnx
 import torch
@@ -16,6 +18,7 @@ from ..engines.bundle import BatchRange, Graph, TensorRecord
 from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.pixels import Preprocess, build_decide
+from .export_errors import cannot_export
 
 #: The oldest that torch's exporter writes natively, and TensorRT 10, Triton 24.10 and OpenVINO all read.
 OPSET = 18
@@ -53,6 +56,7 @@ def export_graph(card: Card, graph: Graph, network: nn.Module, path: Path) -> No
     """Write a graph in float32 and hold it against its contract.
 
     Raises:
+        UsageError: torch cannot export the network.
         RefusedError: the file's inputs or outputs are not the contract's.
     """
     module = {"preprocess": lambda: Preprocess(card), "network": lambda: network, "decide": lambda: build_decide(card)}
@@ -62,17 +66,20 @@ def export_graph(card: Card, graph: Graph, network: nn.Module, path: Path) -> No
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(record.shape) if size == DYNAMIC}
         for record in inputs
     )
-    with _quiet():
-        program = torch.onnx.export(
-            module[graph]().eval(),
-            example,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[record.name for record in inputs],
-            output_names=[record.name for record in outputs],
-            dynamic_shapes=dynamic,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module[graph]().eval(),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[record.name for record in inputs],
+                output_names=[record.name for record in outputs],
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise cannot_export(error) from None
     assert program is not None
     save_onnx(program.model_proto, path)
     check_contract(path, inputs, outputs)
@@ -132,14 +139,29 @@ def _example(record: TensorRecord) -> torch.Tensor:
     return torch.zeros(shape, dtype=dtype)
 
 
+class _Swallowed(io.StringIO):
+    """Takes what is printed to stderr; rich's consoles ask for the attribute, and go on writing to the real one."""
+
+    def __init__(self, real: TextIO) -> None:
+        super().__init__()
+        self.rich_proxied_file = getattr(real, "rich_proxied_file", real)
+
+
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """The exporter prints its progress and warns about its own internals."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    """The exporter prints its progress, warns about its own internals, and prints whole graphs where it fails."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(_Swallowed(sys.stderr)),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -17,11 +17,19 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+#: The family of a network whose code is the user's, and no part of this project.
+OWN_FAMILY = "own"
+
+
 class Network(StrictModel):
-    """The network's family, a file of ``model/networks``, and its hyperparameters."""
+    """The network's family, a file of ``model/networks`` or ``own``, and its hyperparameters."""
 
     family: str
     parameters: dict[str, int | float | str]
+
+    @property
+    def is_own(self) -> bool:
+        return self.family == OWN_FAMILY
 
 
 class Geometry(StrictModel):

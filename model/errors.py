@@ -1,10 +1,34 @@
 """The two ways a command can fail, each with its exit code."""
 
+from typing import Literal
+
+#: The sections of ``docs/errors.md``, by their anchors.
+Page = Literal[
+    "no-profile",
+    "opset",
+    "unsupported-operator",
+    "plan-version",
+    "wrong-gpu",
+    "out-of-memory",
+    "corrupted-file",
+    "calibration-data",
+    "gate-refused",
+    "package-missing",
+]
+
 
 class CoronanetError(Exception):
-    """A failure whose message is the whole story: what was expected, what came, what mends it."""
+    """A failure whose message is the whole story: what was expected, what came, what mends it.
+
+    Args:
+        message: that story, in one line.
+        page: the section of ``docs/errors.md`` that tells more; the line ends with its name.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, page: Page | None = None) -> None:
+        super().__init__(message if page is None else f"{message} (docs/errors.md#{page})")
 
 
 class UsageError(CoronanetError):
@@ -27,6 +51,9 @@ class MissingPackageError(UsageError):
     """
 
     def __init__(self, package: str, *, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'coronanet[{extra}]'")
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed: pip install 'coronanet[{extra}]'",
+            page="package-missing",
+        )
         self.package = package
         self.extra = extra

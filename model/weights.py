@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from .card import Card
 from .errors import UsageError
-from .networks import build
+from .networks import Builder, build
+
+#: How a file of ``torch.save`` begins: a zip archive, or a bare pickle.
+_PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -32,14 +35,17 @@ def save_weights(network: nn.Module, path: Path) -> None:
     path.write_bytes(save(stored))
 
 
-def load_network(card: Card, path: Path) -> nn.Module:
+def load_network(card: Card, path: Path, builder: Builder = build) -> nn.Module:
     """The torch reference: the card's network with the weights of ``path`` upcast to float32, in evaluation mode.
+
+    Args:
+        builder: makes the network of a card whose family is ``own``.
 
     Raises:
         UsageError: the file is missing, not safetensors, or does not fit the card's network.
     """
     upcast = _read(path)
-    network = build(card)
+    network = builder(card)
     wanted = network.state_dict()
     wrong = sorted(
         name
@@ -47,9 +53,11 @@ def load_network(card: Card, path: Path) -> nn.Module:
         if name not in wanted or name not in upcast or wanted[name].shape != upcast[name].shape
     )
     if wrong:
+        first = wrong[0]
+        expected, given = (list(state[first].shape) if first in state else "none" for state in (wanted, upcast))
         raise UsageError(
-            f"{path} does not fit the card's {card.network.family}: {len(wrong)} tensors differ, "
-            f"the first is {wrong[0]}"
+            f"{path} does not fit the card's {card.network.family} network: {len(wrong)} tensors differ, "
+            f"the first is {first}: expected {expected}, got {given}"
         )
     network.load_state_dict(upcast)
     return network.eval()
@@ -77,8 +85,21 @@ def take_weights(network: nn.Module, path: Path) -> int:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"no weights at {path}")
+    if _is_pickle(path):
+        raise UsageError(
+            f"{path} is a pickle, which can run any code and is never loaded here: where you trust it, convert it "
+            f'with python -c "import torch; from safetensors.torch import save_file as save; '
+            f"save(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors')\""
+        )
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file: {error}") from None
+        raise UsageError(f"{path} is not a safetensors file: {error}", page="corrupted-file") from None
     return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        length, header = file.read(8), file.read(1)
+    # Safetensors begins with the length of its header, which can be any bytes, and then the header's brace.
+    return header != b"{" and length.startswith(_PICKLES)

@@ -1,11 +1,9 @@
 """`coronanet predict`."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
-from typer.core import TyperCommand
 
 from ..console import JsonOption
 from ..engines.bundle import Precision
@@ -14,45 +12,11 @@ from ..engines.open import BACKENDS, PRECISIONS, Backend
 from ..engines.predictor import Choice
 from ..model.errors import UsageError
 from ..model.readers.windows import parse_window
-
-WINDOW = "--window"
-
-
-class PredictCommand(TyperCommand):
-    """Lets ``--window`` take either a name or two numbers, of which the first is mostly negative."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, join_window(args))
-
-
-def join_window(arguments: list[str]) -> list[str]:
-    """``--window -1350 150``, or ``--window=-1350 150``, as the one value ``-1350 150``; everything else as it is."""
-    joined: list[str] = []
-    rest: Iterator[str] = iter(arguments)
-    for argument in rest:
-        option, equals, value = argument.partition("=")
-        joined.append(option if option == WINDOW else argument)
-        if argument == "--":
-            break
-        if option == WINDOW and (low := value if equals else next(rest, None)) is not None:
-            high = next(rest, None) if _is_number(low) else None
-            if high is not None and _is_number(high):
-                joined.append(f"{low} {high}")
-            else:
-                joined += [low] if high is None else [low, high]
-    return [*joined, *rest]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+from ..window_option import WINDOW, WindowCommand
 
 
 def register(app: typer.Typer) -> None:
-    app.command("predict", cls=PredictCommand)(predict_verb)
+    app.command("predict", cls=WindowCommand)(predict_verb)
 
 
 def predict_verb(

@@ -153,7 +153,7 @@ def read_index(repository: Path) -> RepositoryIndex:
     }
     for file, sha256 in expected.items():
         if not file.is_file() or hash_file(file) != sha256:
-            raise RefusedError(f"{file} is missing or was changed: {REMEDY}")
+            raise RefusedError(f"{file} is missing or was changed: {REMEDY}", page="corrupted-file")
     ours = hashlib.sha256(_template().encode()).hexdigest()
     if other := sorted(name for name, sha256 in index.models.items() if sha256 != ours):
         raise RefusedError(f"{repository / other[0] / VERSION / MODEL} is of another version of coronanet: {REMEDY}")
@@ -192,7 +192,10 @@ def _copy(bundle: Bundle, record: FileRecord, work: Path) -> None:
     copy = work / Path(record.path).name
     shutil.copyfile(bundle.file(record), copy)
     if hash_file(copy) != record.sha256:
-        raise RefusedError(f"{bundle.file(record)} was changed after export: export it again with `coronanet export`")
+        raise RefusedError(
+            f"{bundle.file(record)} was changed after export: export it again with `coronanet export`",
+            page="corrupted-file",
+        )
 
 
 def _template() -> str:

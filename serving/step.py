@@ -54,7 +54,9 @@ def open_step(folder: Path) -> Engine:
         raise UsageError(f"{path} is not a valid step: {explain(error)}: {REMEDY}") from None
     file = folder / Path(step.file).name
     if not file.is_file() or hash_file(file) != step.sha256:
-        raise RefusedError(f"{file} is missing or was changed (its hash is not the bundle's): {REMEDY}")
+        raise RefusedError(
+            f"{file} is missing or was changed (its hash is not the bundle's): {REMEDY}", page="corrupted-file"
+        )
     return open_onnx(
         file,
         tuple(tensor.spec for tensor in step.inputs),

@@ -102,7 +102,10 @@ def test_with_json_a_failure_is_one_object(failing: typer.Typer, capsys: pytest.
 
 def test_a_missing_package_names_its_purpose_and_its_extra() -> None:
     error = MissingPackageError("openvino", purpose="the OpenVINO engine", extra="cpu")
-    assert str(error) == "the OpenVINO engine needs openvino, which is not installed: pip install 'coronanet[cpu]'"
+    assert str(error) == (
+        "the OpenVINO engine needs openvino, which is not installed: pip install 'coronanet[cpu]' "
+        "(docs/errors.md#package-missing)"
+    )
 
 
 def test_coronanet_export_is_the_verb_export(

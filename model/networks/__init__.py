@@ -29,9 +29,15 @@ def build(card: Card) -> nn.Module:
     """The network that a card describes, with fresh weights: ``pixels`` ``[N, 1, h, w]`` to ``logits``.
 
     Raises:
-        UsageError: no such family, a family for the other kind of task, or parameters that the family does not take.
+        UsageError: no such family, a family for the other kind of task, parameters that the family does not take, or
+            a network of the user's own.
     """
     family = card.network.family
+    if card.network.is_own:
+        raise UsageError(
+            "the card's network is the user's own, whose code no bundle carries: torch runs it in `coronanet export` "
+            "and `coronanet verify`, with --network package.module:function"
+        )
     fitting, others = (SEGMENTERS, CLASSIFIERS) if card.spec.is_segmentation else (CLASSIFIERS, SEGMENTERS)
     if family in fitting:
         return fitting[family](card)

@@ -198,10 +198,12 @@ def _decode(path: Path) -> NDArray[Any]:
             if syntax.is_compressed and not get_decoder(syntax).is_available:
                 raise UsageError(
                     f"{path} is compressed as {syntax.name}, which needs a decoder: "
-                    "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+                    "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+                    page="package-missing",
                 )
             return dataset.pixel_array
     except (*DAMAGED, RuntimeError) as error:
         raise UsageError(
-            f"{path} is truncated or damaged: its pixels cannot be decoded ({type(error).__name__})"
+            f"{path} is truncated or damaged: its pixels cannot be decoded ({type(error).__name__})",
+            page="corrupted-file",
         ) from None

@@ -124,7 +124,10 @@ def read_header(path: Path) -> Header:
     is_ct_class = sop_class == _CT_CLASSES or sop_class.startswith(_CT_CLASSES + ".")
     # Every image object names its modality, so one without is cut off, not of another kind.
     if not (modality or is_ct_class) or (is_ct_class and not has_pixels):
-        raise UsageError(f"{path} is truncated: its DICOM header ends before the image is described; copy it again")
+        raise UsageError(
+            f"{path} is truncated: its DICOM header ends before the image is described; copy it again",
+            page="corrupted-file",
+        )
     return Header(
         path=path,
         dataset=dataset,
@@ -148,7 +151,9 @@ def read_frames(header: Header) -> list[Frame]:
             groups = _frame_groups(header)
             return [_frame(header, index, group) for index, group in enumerate(groups)]
         except DAMAGED as error:
-            raise UsageError(f"{header.path} has a damaged DICOM header ({type(error).__name__})") from None
+            raise UsageError(
+                f"{header.path} has a damaged DICOM header ({type(error).__name__})", page="corrupted-file"
+            ) from None
 
 
 def _check_pixels(header: Header) -> None:

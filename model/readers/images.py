@@ -36,14 +36,19 @@ def read_image(path: Path, window: Window | None) -> Study:
             f"{path} is an 8-bit image, which does not say what its greys mean: pass the window it was made with, "
             "e.g. --window -1350 150"
         )
-    grey = _decode(path)
+    grey = read_grey(path)
     low, high = window.low_hu, window.high_hu
     table = np.rint(low + np.arange(256) * ((high - low) / 255.0)).astype(np.int16)
     note = f"8-bit image, grey 0 to 255 read as {low:g} to {high:g} HU; the orientation of the patient is not recorded"
     return Study(path.stem, table[grey][None], "image", window_hu=(low, high), notes=(note,))
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """The grey levels of an 8-bit picture, uint8 ``[H, W]``, as stored.
+
+    Raises:
+        UsageError: the file is damaged, too large, not 8-bit or not grey.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -54,7 +59,7 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         size = _jpeg_size(data)
     else:
         raise UsageError(f"{path} is neither PNG nor JPEG by its content: save it as one of them")
-    damaged = UsageError(f"{path} is damaged or truncated: copy or save it again")
+    damaged = UsageError(f"{path} is damaged or truncated: copy or save it again", page="corrupted-file")
     if size is None:
         raise damaged
     check_size(1, *size, origin=str(path))

@@ -54,6 +54,29 @@ def read_nifti(path: Path) -> Study:
     )
 
 
+def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
+    """A mask ``[Z, H, W]`` of whole numbers 0..255, from a NIfTI file on the grid of a study's own file.
+
+    Raises:
+        UsageError: the file is damaged, on another grid, or holds other values.
+    """
+    image = _open(path)
+    if tuple(image.shape) != grid.shape or not np.allclose(image.affine, grid.affine, atol=1e-3):
+        raise UsageError(
+            f"{path} is not on the grid of its image: expected the same affine and the shape {list(grid.shape)}, got "
+            f"{list(image.shape)}: resample it, with nearest neighbours"
+        )
+    try:
+        values = np.asanyarray(image.dataobj).reshape((*grid.shape, 1)[:3])
+    except _DAMAGED as error:
+        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
+    with np.errstate(invalid="ignore"):
+        labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise UsageError(f"{path} holds values that are no labels: expected whole numbers from 0 to 255")
+    return np.ascontiguousarray(apply_orientation(labels, grid.orientation).transpose(2, 1, 0))
+
+
 def to_file_grid(mask: NDArray[np.uint8], grid: NiftiGrid) -> NDArray[np.uint8]:
     """A mask ``[Z, H, W]`` of a study on the voxels of the NIfTI file that the study was read from."""
     back = np.empty_like(grid.orientation)
@@ -72,7 +95,9 @@ def _open(path: Path) -> Any:
     try:
         image = nib.load(path)
     except _DAMAGED:
-        raise UsageError(f"{path} is not a readable NIfTI file: of another kind, damaged or truncated") from None
+        raise UsageError(
+            f"{path} is not a readable NIfTI file: of another kind, damaged or truncated", page="corrupted-file"
+        ) from None
     if not isinstance(image, nib.Nifti1Image):
         raise UsageError(f"{path} is not NIfTI but {type(image).__name__}: convert it, e.g. with dcm2niix")
     dtype = image.get_data_dtype()
@@ -103,7 +128,7 @@ def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.in
     try:
         stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
     except _DAMAGED as error:
-        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}") from None
+        raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     volume = np.empty(shape, np.int16, order="F")
     # Slice by slice: the scaled values are float64, four times the size of what is kept.

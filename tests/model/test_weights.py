@@ -82,3 +82,30 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"broken\.safetensors is not a safetensors file"):
         take_weights(network, tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + b"a" * 20, b"\x80\x02" + b"a" * 20])
+def test_a_pickle_is_never_loaded_and_the_line_that_converts_it_is_given(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UsageError, match=r"is a pickle.*torch\.load\('w\.pth', weights_only=True\), 'w\.safetensors'"):
+        take_weights(unet("binary_segmentation", 2), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380])
+def test_safetensors_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'.ljust(length)
+    (tmp_path / "w.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(UsageError, match="holds 0 of the network's"):
+        take_weights(unet("binary_segmentation", 2), tmp_path / "w.safetensors")
+
+
+def test_weights_that_do_not_fit_are_named_with_both_shapes(tmp_path: Path) -> None:
+    save_weights(unet("binary_segmentation", 4), tmp_path / "weights.safetensors")
+    card = Card.load(PRETRAINED / "binary_segmentation" / "card.json")
+    card = card.model_copy(update={"network": Network(family="unet", parameters={"features": 2})})
+    with pytest.raises(
+        UsageError,
+        match=r"the card's unet network: \d+ tensors differ.*expected \[64, 32, 3, 3\], got \[128, 64, 3, 3\]",
+    ):
+        load_network(card, tmp_path / "weights.safetensors")
+    assert load_network(card, tmp_path / "weights.safetensors", lambda _: unet("binary_segmentation", 4))

@@ -15,7 +15,7 @@ from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES
 from coronanet.serving import predict_run
 from coronanet.serving.predict import served_models
-from coronanet.serving.predict_cli import join_window, parse_choice, register
+from coronanet.serving.predict_cli import parse_choice, register
 from numpy.typing import NDArray
 from typer import Typer
 from typer.testing import CliRunner, Result
@@ -81,24 +81,6 @@ def test_a_window_is_two_numbers_or_a_name(
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "slice" / "report.json").read_text())
     assert report["input"]["window_hu"] == [-1350.0, 150.0]
-
-
-@pytest.mark.parametrize(
-    ("given", "joined"),
-    [
-        (["a", "--window", "-1350", "150", "b"], ["a", "--window", "-1350 150", "b"]),
-        (["--window", "lung", "150"], ["--window", "lung", "150"]),
-        (["--window", "-1350", "b.png"], ["--window", "-1350", "b.png"]),
-        (["--window", "-1350"], ["--window", "-1350"]),
-        (["--window"], ["--window"]),
-        (["--window=-1350", "150", "b"], ["--window", "-1350 150", "b"]),
-        (["--window=-1350", "b.png"], ["--window", "-1350", "b.png"]),
-        (["--windows=1", "2"], ["--windows=1", "2"]),
-        (["--", "--window", "1", "2"], ["--", "--window", "1", "2"]),
-    ],
-)
-def test_only_two_numbers_are_joined(given: list[str], joined: list[str]) -> None:
-    assert join_window(given) == joined
 
 
 def test_json_is_one_object_with_every_report(tmp_path: Path, slice_png: Path, opened: list[str]) -> None:

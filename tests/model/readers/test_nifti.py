@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.model.readers import read_inputs
-from coronanet.model.readers.nifti import to_file_grid
+from coronanet.model.readers.nifti import read_mask, to_file_grid
 from coronanet.model.study import Study
 from numpy.typing import NDArray
 
@@ -188,3 +188,42 @@ def test_a_header_that_memory_cannot_hold_is_a_damaged_file(tmp_path: Path, monk
 def test_what_is_nifti_only_by_name_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ct.nii.gz").write_bytes(content)
     assert "not a readable NIfTI" in refusal(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SPL"])
+def test_a_mask_is_read_as_its_image_is_shown(tmp_path: Path, axes: str) -> None:
+    study = read_one(save(tmp_path / "ct.nii", anatomy(), axes))
+    labels = (anatomy() % 4).astype(np.int16)
+    assert study.nifti is not None
+    mask = read_mask(save(tmp_path / "mask.nii.gz", labels, axes), study.nifti)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "affine", "message"),
+    [
+        (np.zeros((5, 4, 2)), np.diag([-0.7, -0.8, 2.5, 1.0]), r"shape \[5, 4, 3\], got \[5, 4, 2\]"),
+        (np.zeros((5, 4, 3)), np.diag([-0.7, -0.8, 5.0, 1.0]), "not on the grid of its image"),
+        (np.full((5, 4, 3), 0.5), np.diag([-0.7, -0.8, 2.5, 1.0]), "values that are no labels"),
+        (np.full((5, 4, 3), np.nan), np.diag([-0.7, -0.8, 2.5, 1.0]), "values that are no labels"),
+        (np.full((5, 4, 3), -1.0), np.diag([-0.7, -0.8, 2.5, 1.0]), "values that are no labels"),
+    ],
+)
+def test_a_mask_of_another_grid_or_of_other_values_is_refused(
+    tmp_path: Path, labels: NDArray[np.float64], affine: NDArray[np.float64], message: str
+) -> None:
+    study = read_one(save(tmp_path / "ct.nii", anatomy(), "LPS"))
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "mask.nii")
+    assert study.nifti is not None
+    with pytest.raises(UsageError, match=message):
+        read_mask(tmp_path / "mask.nii", study.nifti)
+
+
+def test_a_truncated_mask_is_refused(tmp_path: Path) -> None:
+    study = read_one(save(tmp_path / "ct.nii", anatomy(), "LPS"))
+    path = save(tmp_path / "mask.nii", (anatomy() % 4).astype(np.int16), "LPS")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert study.nifti is not None
+    with pytest.raises(UsageError, match="damaged or truncated"):
+        read_mask(path, study.nifti)

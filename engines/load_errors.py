@@ -1,0 +1,37 @@
+"""Why a runtime cannot load an ONNX file: the one sentence of its report that says so, and the page that tells more."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.errors import Page, UsageError
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a runtime writes, as a regular expression of the sentence to keep, and the page that is about it."""
+
+    sentence: str
+    page: Page
+
+
+#: As ONNX Runtime 1.32 and OpenVINO 2026.4 write them.
+SIGNS = (
+    Sign(r"Unsupported model IR version.*|Opset \d+ is under development", page="opset"),
+    Sign(
+        r"Could not find an implementation for .*|No Op registered for .*|\S+ is not a registered function/op"
+        r"|No conversion rule found for operations: .*|Conversion is failed for: .*",
+        page="unsupported-operator",
+    ),
+    Sign(r"Protobuf parsing failed|No graph was found in the protobuf|Unable to read the model", page="corrupted-file"),
+)
+
+
+def cannot_load(runtime: str, path: Path, error: Exception) -> UsageError:
+    """The error for a file that ``runtime`` refused with ``error``, whose reports run over lines and source files."""
+    report = str(error)
+    for sign in SIGNS:
+        if found := re.search(sign.sentence, report):
+            return UsageError(f"{runtime} cannot load {path}: {found[0].strip()}", page=sign.page)
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    return UsageError(f"{runtime} cannot load {path}: {lines[-1] if lines else type(error).__name__}")

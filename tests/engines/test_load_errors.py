@@ -1,0 +1,59 @@
+"""A file that a runtime refuses is one line with the reason, and the page that is about it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from coronanet.engines.open import Backend, open_onnx
+from coronanet.model.errors import UsageError
+from onnx import TensorProto, helper
+
+
+def _model(operator: str = "Relu", *, opset: int = 18, ir_version: int = 8, dtype: int = TensorProto.FLOAT) -> bytes:
+    """An ONNX file of one node."""
+    edges = [helper.make_tensor_value_info(name, dtype, [1, 4]) for name in ("x", "y")]
+    node = helper.make_node(operator, ["x"], ["y"], name="the_node")
+    graph = helper.make_graph([node], "graph", edges[:1], edges[1:])
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("backend", "content", "reason", "page"),
+    [
+        ("onnxruntime", lambda: _model(opset=99), "Opset 99 is under development", "opset"),
+        ("onnxruntime", lambda: _model(ir_version=99), "Unsupported model IR version: 99", "opset"),
+        ("onnxruntime", lambda: _model("Cook"), "No Op registered for Cook", "unsupported-operator"),
+        (
+            "onnxruntime",
+            lambda: _model("Round", opset=22, ir_version=10, dtype=TensorProto.BFLOAT16),
+            r"Could not find an implementation for Round\(22\) node with name 'the_node'",
+            "unsupported-operator",
+        ),
+        (
+            "openvino",
+            lambda: _model("Cook"),
+            "No conversion rule found for operations: Cook-18",
+            "unsupported-operator",
+        ),
+        ("onnxruntime", lambda: _model()[:40], "Protobuf parsing failed", "corrupted-file"),
+        ("openvino", lambda: _model()[:40], "Unable to read the model", "corrupted-file"),
+    ],
+)
+def test_the_reason_and_the_page_are_named(
+    backend: Backend, content: Callable[[], bytes], reason: str, page: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.onnx"
+    path.write_bytes(content())
+    with pytest.raises(UsageError, match=rf"cannot load {path}: .*{reason}.*docs/errors\.md#{page}\)$") as raised:
+        open_onnx(path, (), (), 1, backend=backend, precision="fp32")
+    assert "\n" not in str(raised.value)
+
+
+def test_another_reason_is_the_last_line_of_the_report(tmp_path: Path) -> None:
+    graph = onnx.load_model_from_string(_model())
+    graph.graph.node[0].input.append("x")
+    onnx.save_model(graph, tmp_path / "network.onnx")
+    with pytest.raises(UsageError, match=r"Node ?\(the_node\).* has input size 2 not in range"):
+        open_onnx(tmp_path / "network.onnx", (), (), 1, backend="onnxruntime", precision="fp32")
