@@ -30,6 +30,11 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         "an axis of any size has no optimisation profile: fix it in the network, or make it the batch",
     ),
     (
+        "unsupported-operator",
+        r"failed to convert onnx date type",
+        "a tensor has a type that TensorRT does not take, such as INT16: only networks become plans",
+    ),
+    (
         "wrong-plan-version",
         r"not compatible with this version|expecting library version|serialized engine version",
         "the plan is of another version of TensorRT: build it again with this one",
@@ -52,6 +57,8 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
 )
 #: A second line that follows any failure where no GPU is.
 NOISE = re.compile(r"^\[checkMacros\.cpp::catchCudaError")
+#: Nodes that one message names.
+NAMED_NODES = 5
 PLACE = re.compile(r"\s*\.?\s*In \S+ at /_src/\S+?(?=\)|$)")
 
 
@@ -86,17 +93,24 @@ def failure(action: str, messages: Sequence[str]) -> UsageError:
 
 
 def parse_failure(path: Path, errors: Sequence[NodeError]) -> UsageError | RefusedError:
-    """The error of an ONNX file that TensorRT does not take, with every node that is to blame."""
+    """The error of an ONNX file that TensorRT does not take, with the nodes that are to blame."""
     nodes = [error for error in errors if error.node]
     if not nodes:
         return failure(f"TensorRT cannot read {path.name}", [error.text for error in errors])
-    return RefusedError(f"TensorRT cannot take {path.name}: " + "; ".join(_describe(error) for error in nodes))
+    named = [_describe(error) for error in nodes[:NAMED_NODES]]
+    more = f"; and {len(nodes) - NAMED_NODES} more" if len(nodes) > NAMED_NODES else ""
+    anchor = "int32-bias" if _has_integer_bias(nodes[0]) else "unsupported-operator"
+    return RefusedError(f"TensorRT cannot take {path.name}: {'; '.join(named)}{more} ({see(anchor)})")
 
 
 def _describe(error: NodeError) -> str:
     name = f"node {error.node} ({error.operator})"
-    if error.operator == "DequantizeLinear" and "has type Int32" in error.text:
-        return f"{name} has an INT32 bias: quantise with QuantizeBias off ({see('int32-bias')})"
+    if _has_integer_bias(error):
+        return f"{name} has an INT32 bias, quantise with QuantizeBias off"
     if error.code.startswith("UNSUPPORTED_NODE") or "Plugin not found" in error.text:
-        return f"{name} is an unsupported operator: express it with others ({see('unsupported-operator')})"
-    return f"{name}: {PLACE.sub('', error.text.splitlines()[-1])} ({see('unsupported-operator')})"
+        return f"{name} is an unsupported operator"
+    return f"{name}: {PLACE.sub('', error.text.splitlines()[-1])}"
+
+
+def _has_integer_bias(error: NodeError) -> bool:
+    return error.operator == "DequantizeLinear" and "has type Int32" in error.text
