@@ -79,7 +79,7 @@ class Gate(StrictModel):
     gate: GateName
     verdict: Verdict
     reason: str
-    figures: Annotated[dict[str, float], Field(default_factory=dict)]
+    figures: dict[str, float] = Field(default_factory=dict)
     nodes: tuple[str, ...] = ()
 
 
@@ -127,8 +127,8 @@ class FileRecord(StrictModel):
     @property
     def verdicts(self) -> dict[GateName, Verdict]:
         """The verdict of every gate that looked at this file."""
-        parity: dict[GateName, Verdict] = {"parity": self.evidence.verdict} if self.evidence else {}
-        return parity | {gate.gate: gate.verdict for gate in self.gates}
+        verdicts: dict[GateName, Verdict] = {gate.gate: gate.verdict for gate in self.gates}
+        return {"parity": self.evidence.verdict, **verdicts} if self.evidence else verdicts
 
     @property
     def is_proved(self) -> bool:

@@ -83,7 +83,7 @@ class TensorRtEngine(EngineBase):
         self._runtime = load_runtime(target.runtime)
         self._cuda: Cuda = open_cuda()
         try:
-            self._engine = _load(self._runtime, path, target, weights)
+            self._engine = load_plan(self._runtime, path, target, weights)
             _check_tensors(self._runtime, self._engine, path, (*inputs, *outputs))
             self._context: Any = self._engine.create_execution_context()
             if self._context is None:
@@ -140,7 +140,12 @@ class TensorRtEngine(EngineBase):
         return self._buffers[spec.name].view(spec.dtype, _shape(spec, batch))
 
 
-def _load(runtime: TensorRT, path: Path, target: PlanTarget, weights: Path | None) -> Any:
+def load_plan(runtime: TensorRT, path: Path, target: PlanTarget, weights: Path | None) -> Any:
+    """A plan as an engine of its runtime; ``weights`` is the ONNX file of a weight-stripped one.
+
+    Raises:
+        RefusedError: it cannot be loaded here, with the library's reason.
+    """
     runtime.messages.clear()
     loader = runtime.api.Runtime(runtime.log)
     if target.version_compatible:

@@ -26,7 +26,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "dynamic-axis-without-a-profile",
-        r"no optimization profile|optimization profile",
+        r"no optimization profile|missing dimensions in profile",
         "an axis of any size has no optimisation profile: fix it in the network, or make it the batch",
     ),
     (
