@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test check clean lock
 
-EXTRAS := train,cpu,serve,dicom,sign,dev
+EXTRAS := train,cpu,rtx,serve,dicom,sign,dev
 BIN := .venv/bin
 READY := .venv/ready
 # The lock is for 3.11; `make PYTHON=…` names another interpreter. Looked up only where a recipe uses it.

@@ -138,11 +138,11 @@ def _serve(
     standard: bool,
 ) -> "tuple[Outcome, ServingReport]":
     """Fill the repository, start its server, and while it runs predict and measure."""
-    from .serving.repository import fill_repository, repository_home
+    from .serving.repository import embedded_choices, fill_repository, repository_home
     from .serving.server import Ports, TritonServer
 
     repository = repository_home(None, standard=standard)
-    fill_repository(bundles, repository, choices)
+    fill_repository(bundles, repository, embedded_choices(bundles, choices))
     with TritonServer(repository, ports=Ports.free()) as server:
         with step("predict", f"the study to the ensemble on Triton, gRPC {server.address}"):
             outcome = _predict(server.address, studies, folder)

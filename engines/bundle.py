@@ -35,6 +35,8 @@ Graph = Literal["preprocess", "network", "decide"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Verdict = Literal["passed", "refused", "not_run"]
 GateName = Literal["parity", "precision", "range", "non_inferiority", "worth_it"]
+#: The two TensorRTs, by the name of their module.
+Runtime = Literal["tensorrt", "tensorrt_rtx"]
 
 
 class TensorRecord(StrictModel):
@@ -90,15 +92,22 @@ class Gate(StrictModel):
 
 
 class PlanTarget(StrictModel):
-    """What a TensorRT plan runs on; ``gpu`` is None where it was built without one and has not run yet."""
+    """What a TensorRT plan runs on.
 
-    runtime: Literal["tensorrt", "tensorrt_rtx"]
+    ``version`` is the runtime's own, which must be this machine's; where ``version_compatible``, that or a newer one.
+    ``compute_capability`` is as in ``"8.6"``; where ``hardware_compatible``, that of the oldest GPU that will do.
+    ``gpu`` is None where the plan was built without one. ``onnx_sha256`` names the file that it was built from, which a
+    ``weight_stripped`` plan takes its weights from.
+    """
+
+    runtime: Runtime
     version: str
-    compute_capability: str
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")]
     gpu: str | None
     version_compatible: bool = False
     hardware_compatible: bool = False
     weight_stripped: bool = False
+    onnx_sha256: str | None = None
 
 
 class FileRecord(StrictModel):

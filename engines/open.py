@@ -7,20 +7,25 @@ from typing import Literal, get_args
 from ..model.errors import MissingPackageError, UsageError
 from .base import Engine, TensorSpec
 from .bundle import Bundle, Graph, Precision
+from .tensorrt_runtime import installed_runtimes
 
-Backend = Literal["torch", "onnxruntime", "openvino"]
+Backend = Literal["torch", "onnxruntime", "openvino", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-#: What each backend computes in, and the precision of the ONNX file that it reads for it. bf16 is arithmetic only: the
-#: file stays fp32.
+#: What each backend computes in, and the precision of the ONNX file that it reads for it, or that its plan was built
+#: from. bf16 is arithmetic only: the file stays fp32.
 PRECISIONS: dict[Backend, dict[Precision, Precision]] = {
     "torch": {"fp32": "fp32"},
     "onnxruntime": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "tensorrt": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
 }
-EXTRAS: dict[Backend, str] = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu"}
+EXTRAS: dict[Backend, str] = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu", "tensorrt": "rtx"}
 
 
 def is_installed(backend: Backend) -> bool:
+    """Whether the backend can be imported; TensorRT in either of its forms."""
+    if backend == "tensorrt":
+        return bool(installed_runtimes())
     return importlib.util.find_spec(backend) is not None
 
 
@@ -31,6 +36,7 @@ def open_engine(
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     threads: int | None = None,
+    unproved: bool = False,
 ) -> Engine:
     """One graph of a bundle, ready to run.
 
@@ -38,11 +44,21 @@ def open_engine(
         bundle: an open bundle, hashes checked.
         graph: ``preprocess``, ``network`` or ``decide``; the first and last run on ``torch`` or ``onnxruntime``.
         threads: threads for one inference; None leaves the choice to the backend.
+        unproved: whether to open a TensorRT plan that has never run too, as the gates must.
 
     Raises:
         MissingPackageError: the backend is not installed.
-        UsageError: the backend has no such precision, or the bundle no such file.
+        UsageError: the backend has no such precision, or the bundle no such file, or no plan for this machine.
+        RefusedError: the plan for this machine has not been proved.
     """
+    if backend == "tensorrt":
+        file_precision(backend, precision)
+        _require(backend)
+        if graph != "network":
+            raise UsageError(f"{graph} has no TensorRT plan: run it on onnxruntime")
+        from .tensorrt_engine import open_tensorrt
+
+        return open_tensorrt(bundle, precision, unproved=unproved)
     record = bundle.require(graph, file_precision(backend, precision))
     if backend == "torch":
         _require(backend)
@@ -88,8 +104,8 @@ def open_onnx(
 
             arithmetic = "bf16" if precision == "bf16" else "fp32"
             return OpenVinoEngine(path, inputs, outputs, max_batch, precision=arithmetic, threads=threads)
-        case "torch":
-            raise UsageError(f"torch does not run {path}: open the bundle with backend='torch'")
+        case "torch" | "tensorrt":
+            raise UsageError(f"{backend} does not run {path}: open the bundle with backend='{backend}'")
 
 
 def file_precision(backend: Backend, precision: Precision) -> Precision:

@@ -53,7 +53,8 @@ class Predictor:
         self.decide = decide
 
     @classmethod
-    def open(cls, bundle: Bundle, choice: Choice, *, edge: Backend | None = None) -> Self:
+    def open(cls, bundle: Bundle, choice: Choice, *, edge: Backend | None = None, unproved: bool = False) -> Self:
+        """The chain of a bundle; ``unproved`` as in ``open_engine``."""
         edge = edge or ("torch" if choice.backend == "torch" else "onnxruntime")
         with ExitStack() as stack:
             preprocess, decide = (
@@ -61,7 +62,13 @@ class Predictor:
                 for graph in ("preprocess", "decide")
             )
             network = stack.enter_context(
-                open_engine(bundle, backend=choice.backend, precision=choice.precision, threads=choice.threads)
+                open_engine(
+                    bundle,
+                    backend=choice.backend,
+                    precision=choice.precision,
+                    threads=choice.threads,
+                    unproved=unproved,
+                )
             )
             stack.pop_all()
         return cls(preprocess, network, decide)

@@ -91,7 +91,8 @@ def calibration_slices(option: Path | None) -> GateSlices:
     samples = tuple(sample for _, samples in taken for sample in samples if not is_held_back(sample))
     if not samples:
         raise UsageError(
-            "int8 needs training slices for its ranges and there are none: pass --data DIR or set CORONANET_DATA"
+            "int8 needs training slices for its ranges and there are none: pass --data DIR or set CORONANET_DATA",
+            page="calibration-data",
         )
     return GateSlices(f"{len(samples)} training slices", samples, real=True)
 

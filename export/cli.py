@@ -21,6 +21,7 @@ from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
 from ..window_option import WINDOW, WindowCommand
 from .options import CalibrationMethod
+from .plan_target import plan_target
 from .shipped import PRETRAINED, export_all
 
 GATES: tuple[GateName, ...] = get_args(GateName)
@@ -57,6 +58,20 @@ def export_verb(
     *,
     fp16: Annotated[bool, typer.Option("--fp16", help="Write an fp16 network beside the fp32 one.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Write an int8 network too; needs real slices.")] = False,
+    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Build TensorRT plans of every network too.")] = False,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(help="GPUs to build plans for, such as 8.6 (TensorRT-RTX; again for more); else the one here."),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Plans that newer versions of TensorRT run too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Plans that every GPU from Ampere on runs.")
+    ] = False,
+    weight_stripped: Annotated[
+        bool, typer.Option("--weight-stripped", help="Plans without weights, which are taken from the ONNX file.")
+    ] = False,
     calibration: Annotated[
         CalibrationMethod, typer.Option(help="How int8 reads its ranges from training slices.")
     ] = "min-max",
@@ -77,6 +92,19 @@ def export_verb(
     """Export networks to verified bundles: ONNX, five gates on real slices, speed on this machine."""
     meaning = None if window is None else parse_window(window)
     signer = load_signing_key(sign)
+    wishes = (compute_capability, version_compatible, hardware_compatible, weight_stripped)
+    if not tensorrt and any(wishes):
+        raise UsageError("--compute-capability and the kinds of plans are for --tensorrt: give that too")
+    targets = [
+        plan_target(
+            compute_capability=wish,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            weight_stripped=weight_stripped,
+        )
+        for wish in (compute_capability or [None])
+        if tensorrt
+    ]
     with _sources(models, network, weights, card) as (sources, builder):
         if folder is None and any(source.parent != PRETRAINED for source in sources):
             raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
@@ -87,6 +115,7 @@ def export_verb(
             int8=int8,
             method=calibration,
             margin=margin,
+            targets=targets,
             data=data,
             window=meaning,
             builder=builder,

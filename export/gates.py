@@ -9,6 +9,7 @@ from ..engines.predictor import Choice, Predictor, reference_of
 from ..engines.ranking import Ranked
 from ..engines.slices import GateSlices
 from .census import take_census
+from .plan_parity import prove_plans
 
 #: Where the files of a bundle are held against the reference: on the backend that reads every one of them.
 BACKEND = "onnxruntime"
@@ -29,7 +30,8 @@ def prove(
     ranges: Mapping[Precision, Gate],
     margin: float = MARGIN,
 ) -> Manifest:
-    """The bundle's manifest with fresh evidence for every ONNX file: ONNX Runtime on this machine against torch.
+    """The bundle's manifest with fresh evidence for every file that runs on this machine, against torch: the ONNX
+    files on ONNX Runtime, the plans on their GPU.
 
     Where the network's code is not at hand, its float32 file is the reference and keeps the evidence that it has.
 
@@ -39,10 +41,11 @@ def prove(
     """
     choice = reference_of(bundle)
     proved: list[FileRecord] = []
+    plans = prove_plans(bundle, reference, margin=margin)
     for record in bundle.manifest.files:
         is_reference = choice.backend != "torch" and record == bundle.require("network", choice.precision)
         if record.kind != "onnx" or record.graph is None or record.precision is None or is_reference:
-            proved.append(record)
+            proved.append(plans.get(record.path, record))
             continue
         precision = record.precision
         with Predictor.open(bundle, Choice(BACKEND, precision)) as candidate:

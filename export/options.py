@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..engines.bundle import PlanTarget
 from ..engines.non_inferiority import MARGIN
 from ..engines.slices import GateSlices
 
@@ -24,6 +25,7 @@ class Wanted:
         method: how their ranges are read.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+        targets: what to build TensorRT plans for, one of each network and target.
         builder: makes the network of a card whose family is ``own``.
         signer: signs the manifest, where there is one.
     """
@@ -33,6 +35,7 @@ class Wanted:
     method: CalibrationMethod = "min-max"
     margin: float = MARGIN
     optional: bool = False
+    targets: tuple[PlanTarget, ...] = ()
     builder: "Builder | None" = None
     signer: "SigningKey | None" = None
 

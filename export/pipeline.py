@@ -20,17 +20,19 @@ from ..engines.bundle import (
     publish,
 )
 from ..engines.parity import Reference
+from ..engines.plans import plans_of
 from ..engines.ranking import Ranking, machine, measure, worth_it, write_ranking
 from ..engines.signature import SIGNATURE
 from ..engines.slices import GateSlices
 from ..model.card import Card
-from ..model.errors import RefusedError
+from ..model.errors import CoronanetError, RefusedError
 from ..model.networks import build
 from ..model.weights import load_network
 from .gates import known_ways, prove, refer
 from .half import convert_to_half
 from .int8 import write_int8
 from .options import PLAIN, Wanted
+from .plan_set import with_plans
 from .ranges import judge_ranges, measure_ranges
 from .sbom import add_sbom
 from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
@@ -98,6 +100,11 @@ def export_bundle(
         if wanted.optional:
             manifest = _leave_out_refused(manifest, work)
         _refuse_what_failed(manifest)
+        previous = _previous(out / card.task)
+        if wanted.targets or previous is not None:
+            bundle = Bundle(work, manifest, card, "", builder=wanted.builder)
+            manifest = with_plans(bundle, wanted.targets, previous, reference, margin=wanted.margin, progress=say)
+            _refuse_what_failed(manifest)
         say("measuring this machine")
         bundle = Bundle(work, manifest, card, "", builder=wanted.builder)
         ways = measure(bundle, reference, margin=wanted.margin, known=known_ways(manifest))
@@ -114,6 +121,15 @@ def export_bundle(
 def onnx_name(graph: Graph, precision: Precision) -> str:
     """The file of a graph in a bundle; only the network has precisions."""
     return f"{graph}.{precision}.onnx" if graph == "network" else f"{graph}.onnx"
+
+
+def _previous(path: Path) -> Bundle | None:
+    """The bundle with plans that an export replaces; None where there is none, or none that is whole."""
+    try:
+        bundle = Bundle.open(path)
+    except CoronanetError:
+        return None
+    return bundle if plans_of(bundle.manifest) else None
 
 
 def _preflight(work: Path, reference: Reference) -> Gate:

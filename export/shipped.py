@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..console import err, warn
-from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, hash_file
+from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, PlanTarget, hash_file
 from ..engines.machine import installed_version
 from ..engines.non_inferiority import MARGIN
 from ..engines.own_slices import find_calibration, find_slices
@@ -82,6 +82,7 @@ def export_all(
     optional: bool = False,
     method: CalibrationMethod = "min-max",
     margin: float = MARGIN,
+    targets: Sequence[PlanTarget] = (),
     data: Path | None,
     window: Window | None = None,
     builder: "Builder | None" = None,
@@ -91,7 +92,7 @@ def export_all(
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin, builder, signer: as in ``options.Wanted``.
+        optional, method, margin, targets, builder, signer: as in ``options.Wanted``.
         data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
@@ -109,6 +110,7 @@ def export_all(
         method=method,
         margin=margin,
         optional=optional,
+        targets=tuple(targets),
         builder=builder,
         signer=signer,
     )

@@ -14,6 +14,8 @@ Page = Literal[
     "calibration-data",
     "gate-refused",
     "package-missing",
+    "int32-bias",
+    "no-gpu",
 ]
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,11 @@ import typer
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out
+from ..engines.bundle import Bundle
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.places import BundleProvider
 from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.tasks import TaskName
 from . import predict_cli
 
 if TYPE_CHECKING:
@@ -44,9 +47,12 @@ def repository_verb(
     """Fill the model repository that Triton mounts: configurations for every target, models for this machine."""
     key = load_public_key(require_signature)
     home = _home(folder, bundles, instances)
-    steps = _fill(ctx.obj, bundles, home, instances, key)
+    opened = _provide(ctx.obj, bundles, key)
+    steps = _fill(opened, home, instances)
+    missing = _without_plans(opened)
     if as_json:
-        emit_json({"repository": str(home), "instances": instances, "steps": [_step_json(each) for each in steps]})
+        described = [_step_json(each) for each in steps]
+        emit_json({"repository": str(home), "instances": instances, "steps": described, "without_plans": missing})
         return
     table = Table("model", "runs", "engine", "precision", "threads", title="Model repository")
     for each in steps:
@@ -54,6 +60,12 @@ def repository_verb(
         table.add_row(each.name, f"{step.bundle}/{step.file}", step.backend, step.precision, str(step.threads))
     out.print(table)
     out.print(f"repository: {home}", soft_wrap=True)
+    if missing:
+        err.print(
+            f"not for `--model-config-name tensorrt`: {', '.join(missing)} without a proved TensorRT plan; build them "
+            "on the server's GPU with `coronanet export --fp16 --tensorrt`, or use `--model-config-name onnxruntime`",
+            soft_wrap=True,
+        )
 
 
 def serve_verb(
@@ -89,7 +101,7 @@ def serve_verb(
     server = _server(home, host, http_port, grpc_port, metrics_port)
     server.check_machine()
     if repository is None:
-        _fill(ctx.obj, bundles, home, instances, key)
+        _fill(_provide(ctx.obj, bundles, key), home, instances)
     with err.status(f"starting Triton; its log: {server.log}"):
         server.start()
     try:
@@ -148,20 +160,28 @@ def _home(folder: Path | None, bundles: Path | None, instances: int) -> Path:
     return home
 
 
-def _fill(
-    provide: BundleProvider, bundles: Path | None, home: Path, instances: int, key: "PublicKey | None"
-) -> "tuple[FilledStep, ...]":
+def _provide(provide: BundleProvider, bundles: Path | None, key: "PublicKey | None") -> Mapping[TaskName, Bundle]:
+    opened = provide(bundles, key=key)
+    if key is not None:
+        err.print(f"every bundle is signed with key {key.fingerprint}")
+    return opened
+
+
+def _fill(bundles: Mapping[TaskName, Bundle], home: Path, instances: int) -> "tuple[FilledStep, ...]":
     try:
-        from .repository import fill_repository
+        from .repository import embedded_choices, fill_repository
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     from ..engines.ranking import choose
 
-    opened = provide(bundles, key=key)
-    if key is not None:
-        err.print(f"every bundle is signed with key {key.fingerprint}")
     with err.status("filling the model repository"):
-        return fill_repository(opened, home, choose(opened), instances=instances)
+        return fill_repository(bundles, home, embedded_choices(bundles, choose(bundles)), instances=instances)
+
+
+def _without_plans(bundles: Mapping[TaskName, Bundle]) -> list[TaskName]:
+    from .container_plans import without_plans
+
+    return list(without_plans(bundles))
 
 
 def _server(repository: Path, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":

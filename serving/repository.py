@@ -13,12 +13,14 @@ from typing import Literal
 from pydantic import ValidationError
 
 from ..engines.bundle import Bundle, FileRecord, hash_file, publish
-from ..engines.open import file_precision
+from ..engines.open import Backend, file_precision
 from ..engines.places import ROOT, cache_home
 from ..engines.predictor import Choice
+from ..engines.ranking import read_ranking
 from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TaskName
+from .container_plans import container_plans
 from .step import REMEDY, STEP, StepFile
 from .triton_config import (
     DEFAULT_INSTANCES,
@@ -41,6 +43,8 @@ CONFIG_PATHS: dict[Target, str] = {
     "tensorrt": "configs/tensorrt.pbtxt",
 }
 EDGE = Choice("onnxruntime", "fp32")
+#: What the embedded server, which has no GPU, runs networks on.
+EMBEDDED: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
 class RepositoryIndex(StrictModel):
@@ -129,6 +133,25 @@ def fill_repository(
     return filled
 
 
+def embedded_choices(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice]) -> dict[TaskName, Choice]:
+    """``choices``, with the next best of this machine where the embedded server cannot run the best: a TensorRT plan.
+
+    Raises:
+        UsageError: nothing that passed here is left for a network.
+    """
+    embedded: dict[TaskName, Choice] = {}
+    for name, bundle in bundles.items():
+        ranking = read_ranking(bundle)
+        ways = [way.choice for way in ranking.ways if way.verdict == "passed"] if ranking else []
+        fitting = [choice for choice in (choices[name], *ways) if choice.backend in EMBEDDED]
+        if not fitting:
+            raise UsageError(
+                f"{name}: nothing that passed here runs in the embedded server: pip install 'coronanet[cpu]'"
+            )
+        embedded[name] = fitting[0]
+    return embedded
+
+
 def read_index(repository: Path) -> RepositoryIndex:
     """The index of a whole repository, every step there and every text that the server would run as it was filled.
 
@@ -162,8 +185,8 @@ def read_index(repository: Path) -> RepositoryIndex:
 
 def _describe(step: Step, bundle: Bundle, choices: Mapping[TaskName, Choice], threads: int) -> StepFile:
     choice = choices[step.task] if step.graph == "network" else EDGE
-    if choice.backend == "torch":
-        raise UsageError(f"{step.task} cannot be served by torch: expected onnxruntime or openvino")
+    if choice.backend not in EMBEDDED:
+        raise UsageError(f"{step.task} cannot be served by {choice.backend}: expected {' or '.join(EMBEDDED)}")
     record = bundle.require(step.graph, file_precision(choice.backend, choice.precision))
     return StepFile(
         bundle=bundle.manifest.name,
@@ -182,7 +205,8 @@ def _describe(step: Step, bundle: Bundle, choices: Mapping[TaskName, Choice], th
 
 def _fill_version(work: Path, step: Step, bundle: Bundle, described: StepFile) -> None:
     embedded = bundle.require(step.graph, file_precision(described.backend, described.precision))
-    for record in {record.path: record for record in (embedded, container_file(bundle, step.graph))}.values():
+    plans = container_plans(bundle).records if step.graph == "network" else ()
+    for record in {record.path: record for record in (embedded, container_file(bundle, step.graph), *plans)}.values():
         _copy(bundle, record, work)
     (work / MODEL).write_text(_template(), encoding="utf-8")
     (work / STEP).write_text(described.to_json(), encoding="utf-8")

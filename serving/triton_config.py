@@ -15,6 +15,7 @@ from ..engines.base import TensorSpec
 from ..engines.bundle import Bundle, FileRecord, Graph
 from ..engines.predictor import IMAGE, ensemble_output
 from ..model.tasks import TASK_NAMES, TaskName
+from .container_plans import container_plans, file_name
 
 ENSEMBLE = "coronanet"
 #: What Triton is started with: nothing (the embedded server), or ``--model-config-name`` in NVIDIA's container.
@@ -25,6 +26,8 @@ GENERATED = "# Written by `coronanet repository` from the bundles' manifests: ed
 DEFAULT_INSTANCES = 2
 QUEUE_TIMEOUT_US = 30_000_000
 QUEUE_LENGTH = 256
+#: What Triton says is missing on a GPU that the bundle has no plan for.
+NO_PLAN = "model.plan"
 TYPES = {"int16": "TYPE_INT16", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 _CONFIG = message_factory.GetMessageClass(
@@ -141,7 +144,14 @@ def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
         return {"backend": "python"}
     # TensorRT takes neither int16 nor uint8, so the two ends of the chain stay on ONNX Runtime.
     if target == "tensorrt" and step.graph == "network":
-        return {"platform": "tensorrt_plan", "backend": "tensorrt", "default_model_filename": "model.plan"}
+        plans = container_plans(bundle)
+        config = {
+            "platform": "tensorrt_plan",
+            "backend": "tensorrt",
+            "default_model_filename": file_name(plans.other) if plans.other else NO_PLAN,
+        }
+        chosen = {capability: file_name(record) for capability, record in plans.by_capability.items()}
+        return {**config, "cc_model_filenames": chosen} if chosen else config
     return {"backend": "onnxruntime", "default_model_filename": container_file(bundle, step.graph).path}
 
 

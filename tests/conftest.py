@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
+from coronanet.engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, Precision
+from coronanet.engines.cuda_memory import Device, find_device
 from coronanet.engines.places import HOME_VARIABLE, ROOT, data_home
 from coronanet.engines.predictor import Choice
 from coronanet.engines.ranking import choose, machine
 from coronanet.engines.slices import GateSlices, gate_slices, phantom_slices
 from coronanet.export.pipeline import export_bundle
+from coronanet.export.plan_target import plan_target
 from coronanet.export.shipped import PRETRAINED, provide_bundles
+from coronanet.export.to_tensorrt import build_plan
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.networks import build
 from coronanet.model.phantom import make_labelled_phantom
@@ -75,6 +79,30 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """``tiny_source`` as a bundle, in fp32, its parity proved on the phantom. Copy it before you change it."""
     return export_bundle(tiny_source, tmp_path_factory.mktemp("tiny_bundles"), phantom_slices())
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Device:
+    """The GPU of this machine."""
+    device = find_device()
+    if device is None:
+        pytest.skip("no NVIDIA GPU can be used here")
+    return device
+
+
+@pytest.fixture(scope="session")
+def with_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle, Precision], Bundle]:
+    """Copies a bundle and adds the plan of a precision, built for this machine."""
+
+    def add(bundle: Bundle, precision: Precision) -> Bundle:
+        folder = tmp_path_factory.mktemp("planned") / bundle.path.name
+        shutil.copytree(bundle.path, folder)
+        plan = build_plan(folder, bundle.require("network", precision), plan_target())
+        manifest = bundle.manifest.model_copy(update={"files": (*bundle.manifest.files, plan)})
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        return Bundle.open(folder)
+
+    return add
 
 
 @pytest.fixture(scope="session")

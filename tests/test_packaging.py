@@ -18,7 +18,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_PACKAGES = {"build", "dist", "docs", "out", "bundles", "runs", "tests", "triton_repo"}
-HEAVY = ("torch", "monai", "lightning", "onnx", "onnxruntime", "openvino", "tritonclient", "pydicom", "cryptography")
+HEAVY = (
+    *("torch", "monai", "lightning", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"),
+    *("tritonclient", "pydicom", "cryptography"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def test_the_command_line_imports_no_heavy_package() -> None:
     assert _run(sys.executable, "-c", program, cwd="/").stdout.split() == []
 
 
-@pytest.mark.parametrize("name", ["train", "cpu", "serve", "dicom", "sign", "dev"])
+@pytest.mark.parametrize("name", ["train", "cpu", "rtx", "serve", "dicom", "sign", "dev"])
 def test_every_package_of_the_environment_is_locked(name: str) -> None:
     locked = {
         Requirement(line).name.lower().replace("_", "-")

@@ -1,11 +1,11 @@
 """The contract that every backend keeps, on the network of a bundle that ships."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from coronanet.engines.base import Engine
-from coronanet.engines.bundle import Bundle
+from coronanet.engines.bundle import Bundle, Precision
 from coronanet.engines.open import BACKENDS, PRECISIONS, is_installed, open_engine
 from coronanet.engines.predictor import Choice
 from coronanet.engines.triton_engine import TritonEngine
@@ -14,9 +14,13 @@ from coronanet.model.tasks import TaskName
 from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
-CHOICES = [Choice(backend, precision) for backend in BACKENDS for precision in PRECISIONS[backend]]
+CHOICES = [
+    pytest.param(Choice(backend, precision), marks=[pytest.mark.gpu] if backend == "tensorrt" else [])
+    for backend in BACKENDS
+    for precision in PRECISIONS[backend]
+]
 #: Largest difference that batching may make to a logit, by precision.
-BATCHING = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5}
+BATCHING = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5, "int8": 0.5}
 TRITON = "triton"
 
 
@@ -35,7 +39,12 @@ def _open(bundle: Bundle, request: pytest.FixtureRequest) -> Engine:
     if not is_installed(choice.backend):
         pytest.skip(f"{choice.backend} is not installed")
     try:
-        return open_engine(bundle, backend=choice.backend, precision=choice.precision)
+        if choice.backend == "tensorrt":
+            request.getfixturevalue("gpu")
+            with_plan: Callable[[Bundle, Precision], Bundle] = request.getfixturevalue("with_plan")
+            bundle = with_plan(bundle, choice.precision)
+        # A plan is built without running, so nothing has proved it yet.
+        return open_engine(bundle, backend=choice.backend, precision=choice.precision, unproved=True)
     except UsageError as error:
         pytest.skip(str(error))
 

@@ -144,6 +144,7 @@ def test_repository_fills_a_folder(
     assert answer["repository"] == str(out)
     assert [step["model"] for step in answer["steps"]] == ["preprocess", "classification", "decide_classification"]
     assert read_index(out).bundles == {"classification": bundles["classification"].sha256}
+    assert answer["without_plans"] == ["classification"]
 
 
 @pytest.fixture
@@ -176,6 +177,16 @@ def test_the_defaults_fill_the_committed_repository(checkout: Path, capsys: pyte
     captured = capsys.readouterr()
     assert json.loads(captured.out)["repository"] == str(checkout / "triton_repo")
     assert "committed" not in captured.err
+
+
+def test_a_person_is_told_which_networks_tensorrt_cannot_serve(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit(["repository"]) == 0
+    assert (
+        "not for `--model-config-name tensorrt`: classification without a proved TensorRT plan; build them on the "
+        "server's GPU with `coronanet export --fp16 --tensorrt`" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

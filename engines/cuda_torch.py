@@ -1,0 +1,65 @@
+"""CUDA through torch, where torch was built with it."""
+
+from collections.abc import Callable
+
+import torch
+
+from .cuda_memory import Buffer, Device, NoGpuError
+
+
+class TorchCuda:
+    """``cuda_memory.Cuda`` on torch's allocator, stream and graphs.
+
+    Raises:
+        NoGpuError: torch has no CUDA, or finds no GPU.
+    """
+
+    captures = True
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise NoGpuError("torch was built without CUDA" if torch.version.cuda is None else "torch finds no GPU")
+        major, minor = torch.cuda.get_device_capability(0)
+        self.device = Device(torch.cuda.get_device_name(0), f"{major}.{minor}")
+        self._stream = torch.cuda.Stream(device=0)
+        self._memory: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    @property
+    def stream(self) -> int:
+        return self._stream.cuda_stream
+
+    def buffer(self, size: int) -> Buffer:
+        host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        device = torch.empty(size, dtype=torch.uint8, device="cuda:0")
+        self._memory[device.data_ptr()] = host, device
+        return Buffer(host.numpy(), device.data_ptr())
+
+    def upload(self, buffer: Buffer, size: int) -> None:
+        host, device = self._memory[buffer.address]
+        with torch.cuda.stream(self._stream):
+            device[:size].copy_(host[:size], non_blocking=True)
+
+    def download(self, buffer: Buffer, size: int) -> None:
+        host, device = self._memory[buffer.address]
+        with torch.cuda.stream(self._stream):
+            host[:size].copy_(device[:size], non_blocking=True)
+
+    def synchronise(self) -> None:
+        self._stream.synchronize()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        self._graphs.append(graph)
+
+        def replay() -> None:
+            with torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return replay
+
+    def close(self) -> None:
+        self._graphs.clear()
+        self._memory.clear()

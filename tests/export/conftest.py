@@ -1,0 +1,65 @@
+"""One small network in every precision that TensorRT takes, with the record that a manifest would have of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coronanet.engines.bundle import Bundle, FileRecord, Precision, hash_file
+from coronanet.export.half import convert_to_half
+from coronanet.export.pipeline import onnx_name
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+#: What TensorRT asks of a Q/DQ graph; its bias must not be quantised.
+TENSORRT_TAKES = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+
+
+class Noise(CalibrationDataReader):
+    """Two batches that are nothing but noise."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._batches = iter([rng.normal(0, 1, (2, 1, 64, 64)).astype(np.float32) for _ in range(2)])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]]:
+        batch = next(self._batches, None)
+        return {} if batch is None else {"pixels": batch}
+
+
+def quantise(source: Path, target: Path, options: dict[str, bool], *, leave_out: tuple[str, ...] = ()) -> None:
+    """Write the Q/DQ form of a network, int8 by channel, with some nodes left in float."""
+    quantize_static(
+        source,
+        target,
+        Noise(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "ConvTranspose", "MatMul", "Gemm"],
+        nodes_to_exclude=list(leave_out),
+        extra_options=options,
+    )
+
+
+@pytest.fixture(scope="session")
+def work(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle in the making: the small network in fp32, fp16 and int8."""
+    folder = tmp_path_factory.mktemp("work")
+    single = folder / onnx_name("network", "fp32")
+    single.write_bytes(tiny_bundle.file(tiny_bundle.require("network")).read_bytes())
+    convert_to_half(single, folder / onnx_name("network", "fp16"))
+    quantise(single, folder / onnx_name("network", "int8"), TENSORRT_TAKES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def record_of(tiny_bundle: Bundle) -> Callable[[Path, Precision], FileRecord]:
+    """The manifest's record of an ONNX file, as if it were the small network in a precision."""
+
+    def record(path: Path, precision: Precision) -> FileRecord:
+        fields = {"path": path.name, "precision": precision, "sha256": hash_file(path), "bytes": path.stat().st_size}
+        return tiny_bundle.require("network").model_copy(update=fields)
+
+    return record
