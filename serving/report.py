@@ -29,8 +29,12 @@ REPORT = "report.json"
 OVERLAY = "overlay.png"
 #: In the order of ``Decisions``.
 MASKS = ("lesion_mask", "lesion_types", "lung_mask")
+#: What ``--dicom`` adds: a Segmentation and a Structured Report.
+DICOM_FILES = ("segmentation.dcm", "report-sr.dcm")
 #: Everything that a result's folder can hold; a folder with anything else is not ours to replace.
-KNOWN_FILES = frozenset({REPORT, OVERLAY, *(name + suffix for name in MASKS for suffix in (".png", ".nii.gz"))})
+KNOWN_FILES = frozenset(
+    {REPORT, OVERLAY, *DICOM_FILES, *(name + suffix for name in MASKS for suffix in (".png", ".nii.gz"))}
+)
 
 #: NIfTI's qform and sform codes of coordinates in the scanner, where the input has none.
 SCANNER = (1, 1)

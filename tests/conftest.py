@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def write_series() -> Callable[..., list[Path]]:
         edit: Callable[[int, FileDataset], None] = lambda *_: None,
         **fields: Any,
     ) -> list[Path]:
-        study = study or make_phantom(size=64, slices=6)
+        study = study or small_phantom()
         assert study.spacing_mm is not None
         common: dict[str, Any] = _ct_fields(study) | {
             "StudyInstanceUID": generate_uid(entropy_srcs=["study"]),
@@ -153,6 +154,11 @@ def write_series() -> Callable[..., list[Path]]:
         return paths
 
     return write
+
+
+@cache
+def small_phantom() -> Study:
+    return make_phantom(size=64, slices=6)
 
 
 def _ct_fields(study: Study) -> dict[str, Any]:
