@@ -38,7 +38,7 @@ def read_series(paths: Sequence[Path], *, name: str, origin: Path) -> Study:
     frames = [frame for header in headers for frame in read_frames(header)]
     _check_uniform(frames, origin)
     frames, order_notes = _in_order(frames)
-    affine, spacing_mm, geometry_notes = _geometry(frames)
+    affine, spacing_mm, positions_mm, geometry_notes = _geometry(frames)
     check_size(len(frames), *frames[0].size, origin=str(origin))
     if any(frame.unspecified_units for frame in frames):
         notes.append("The header leaves the unit open (rescale type US); read as the Hounsfield units that CT is in")
@@ -49,6 +49,7 @@ def read_series(paths: Sequence[Path], *, name: str, origin: Path) -> Study:
         spacing_mm=spacing_mm,
         affine=affine,
         notes=(*notes, *order_notes, *geometry_notes),
+        positions_mm=positions_mm,
     )
 
 
@@ -134,8 +135,11 @@ def _headward(frame: Frame) -> NDArray[np.float64]:
     return normal if normal[2] > 0 else -normal
 
 
-def _geometry(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], tuple[float, float, float] | None, list[str]]:
-    """RAS affine of (column, row, slice), the spacing (None where one slice has no thickness), and notes.
+def _geometry(
+    frames: Sequence[Frame],
+) -> tuple[NDArray[np.float64], tuple[float, float, float] | None, NDArray[np.float64] | None, list[str]]:
+    """RAS affine of (column, row, slice), the spacing (None where one slice has no thickness), the positions of the
+    slices along their normal (None where they are evenly apart), and notes.
 
     The slice axis follows the positions, not the normal, so that a tilted gantry lands where it was (DICOM PS3.3
     C.7.6.2.1.1 for the in-plane axes).
@@ -145,15 +149,18 @@ def _geometry(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], tuple[float
     notes: list[str] = []
     between: float | None = first.thickness_mm
     step = normal * (between or 1.0)
+    positions: NDArray[np.float64] | None = None
     if len(frames) > 1:
         places = np.array([float(frame.position_mm @ normal) for frame in frames])
         gaps = np.diff(places)
         between = float(np.median(gaps))
         step = (frames[-1].position_mm - first.position_mm) / (len(frames) - 1)
+        if np.ptp(gaps) > SAME_MM:
+            positions = places
         if (wide := int((gaps > 1.5 * between).sum())) > 0:
             notes.append(
                 f"{wide} gaps wider than the usual {between:.3g} mm between slices (the widest {gaps.max():.3g} mm): "
-                "slices may be missing, volumes leave the gaps out"
+                "slices may be missing, volumes take their neighbours to stand for them"
             )
         elif np.ptp(gaps) > 0.05 * between:
             notes.append(f"The distance between slices varies from {gaps.min():.3g} to {gaps.max():.3g} mm")
@@ -168,7 +175,7 @@ def _geometry(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], tuple[float
     affine[:3, 1] = LPS_TO_RAS @ first.column_axis * first.spacing_mm[0]
     affine[:3, 2] = LPS_TO_RAS @ step
     affine[:3, 3] = LPS_TO_RAS @ first.position_mm
-    return affine, None if between is None else (between, *first.spacing_mm), notes
+    return affine, None if between is None else (between, *first.spacing_mm), positions, notes
 
 
 def _pixels(frames: Sequence[Frame]) -> NDArray[np.int16]:
