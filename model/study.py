@@ -25,6 +25,8 @@ class Study:
         dicom: the files and frames that a DICOM study was read from.
         window_hu: the HU that grey 0 and grey 255 stood for, for an 8-bit image.
         notes: what a reader of the report must know about how the study was read, one sentence each.
+        positions_mm: float64 ``[Z]``, ascending: where each slice lies along the stack's normal; None where they are
+            evenly ``spacing_mm[0]`` apart.
     """
 
     name: str
@@ -36,6 +38,14 @@ class Study:
     dicom: "DicomSlices | None" = None
     window_hu: tuple[float, float] | None = None
     notes: tuple[str, ...] = field(default=())
+    positions_mm: NDArray[np.float64] | None = None
+
+    @property
+    def tells_sides(self) -> bool:
+        """Whether the input says which side is the patient's right: an image does not, nor does a NIfTI file whose
+        qform and sform codes are both 0, for then its affine is only a default (NIfTI-1, method 1).
+        """
+        return self.affine is not None and not (self.nifti is not None and self.nifti.codes == (0, 0))
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _table(results: tuple[Result, ...]) -> Table:
     table = Table("study", "slices", "infected", "lung involved", "networks agree", "ms a slice", "results in")
     for result in results:
         report, whole = result.report, result.report.findings
-        involved, dice = whole.percent_of_lung_involved, whole.agreement.dice
+        involved, dice = report.severity.whole.percent_involved, whole.agreement.dice
         table.add_row(
             Text(report.input.name + (" (SYNTHETIC PHANTOM)" if report.input.synthetic else "")),
             str(report.input.slices),

@@ -17,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.bundle import publish
+from ..model.assessment import Assessment, assess
 from ..model.errors import UsageError
-from ..model.findings import Decisions, SliceFindings, StudyFindings, slice_findings, study_findings
+from ..model.findings import Decisions, SliceFindings, StudyFindings
+from ..model.lungs import Cleaning
+from ..model.quality import Flag
 from ..model.readers.nifti import to_file_grid
+from ..model.risk import BandName, RiskStatement, severity_band
+from ..model.severity import Severity
 from ..model.study import SourceKind, Study
 from ..model.tasks import TASKS, TaskName
 from .overlay import DISCLAIMER, render_overlay
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REPORT = "report.json"
 OVERLAY = "overlay.png"
 #: In the order of ``Decisions``.
@@ -52,7 +57,9 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """What was read; ``image_sha256`` is of the int16 HU, ``spacing_mm`` between slices, rows and columns."""
+    """What was read; ``image_sha256`` is of the int16 HU, ``spacing_mm`` between slices, rows and columns;
+    ``tells_sides`` is whether the input records which side is the patient's right.
+    """
 
     name: str
     kind: SourceKind
@@ -61,6 +68,7 @@ class InputRecord:
     rows: int
     columns: int
     spacing_mm: tuple[float, float, float] | None
+    tells_sides: bool
     window_hu: tuple[float, float] | None
     image_sha256: str
     notes: tuple[str, ...]
@@ -68,7 +76,7 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that this study took; ``outputs_ms`` is for the overlay and the masks."""
+    """Milliseconds that this study took; ``outputs_ms`` is for the figures, the overlay and the masks."""
 
     inference_ms: float
     inference_ms_per_slice: float
@@ -77,7 +85,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Report:
-    """``report.json``, version 1."""
+    """``report.json``, version 2; its schema is ``docs/schemas/report-2.schema.json``.
+
+    ``band`` is the severity band of the surrogate score (``model/risk.toml``), None where there is no score. All
+    figures are of the masks that are written, which ``cleaning`` is gone from.
+    """
 
     schema_version: int
     disclaimer: str
@@ -87,6 +99,11 @@ class Report:
     models: tuple[ModelRecord, ...]
     labels: dict[str, dict[str, str]]
     findings: StudyFindings
+    severity: Severity
+    band: BandName | None
+    risk: tuple[RiskStatement, ...]
+    quality: tuple[Flag, ...]
+    cleaning: Cleaning
     slices: tuple[SliceFindings, ...]
     files: tuple[str, ...]
     timings: Timings
@@ -101,6 +118,7 @@ def write_result(
     decisions: Decisions,
     models: Sequence[ModelRecord],
     *,
+    cleaning: Cleaning,
     inference_ms: float,
 ) -> Report:
     """Write the folder of a study: report, overlay and masks, or, where anything fails, nothing.
@@ -111,18 +129,18 @@ def write_result(
         UsageError: something else already has the folder's name, or it cannot be written.
     """
     check_replaceable(folder)
-    slices, whole = slice_findings(decisions), study_findings(decisions, study.spacing_mm)
     start = time.perf_counter()
+    assessment = assess(study, decisions)
     try:
         with publish(folder) as work:
-            _write_png(work / OVERLAY, render_overlay(study, decisions, slices, whole))
+            _write_png(work / OVERLAY, render_overlay(study, decisions, assessment))
             _write_masks(work, study, decisions)
             timings = Timings(
                 inference_ms=inference_ms,
                 inference_ms_per_slice=inference_ms / len(study.image),
                 outputs_ms=(time.perf_counter() - start) * 1e3,
             )
-            report = make_report(study, models, slices, whole, timings)
+            report = make_report(study, models, assessment, cleaning, timings)
             (work / REPORT).write_text(report.to_json(), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror or error}: choose another --out") from None
@@ -132,8 +150,8 @@ def write_result(
 def make_report(
     study: Study,
     models: Sequence[ModelRecord],
-    slices: Sequence[SliceFindings],
-    findings: StudyFindings,
+    assessment: Assessment,
+    cleaning: Cleaning,
     timings: Timings,
 ) -> Report:
     """The report of a study; no pixel and nothing of a patient's record is in it."""
@@ -151,8 +169,9 @@ def make_report(
             rows=rows,
             columns=columns,
             spacing_mm=study.spacing_mm,
+            tells_sides=study.tells_sides,
             window_hu=study.window_hu,
-            image_sha256=hashlib.sha256(np.ascontiguousarray(study.image).tobytes()).hexdigest(),
+            image_sha256=_sha256(study.image),
             notes=study.notes,
         ),
         models=tuple(models),
@@ -161,11 +180,24 @@ def make_report(
             for task in TASKS.values()
             if task.is_segmentation
         },
-        findings=findings,
-        slices=tuple(slices),
+        findings=assessment.findings,
+        severity=assessment.severity,
+        band=severity_band(assessment.severity.surrogate_score),
+        risk=assessment.risk,
+        quality=assessment.quality,
+        cleaning=cleaning,
+        slices=assessment.slices,
         files=(REPORT, OVERLAY, *mask_files(study)),
         timings=timings,
     )
+
+
+def _sha256(image: NDArray[np.int16]) -> str:
+    """Of the HU in order; slice by slice, for a copy of a long study would double it."""
+    digest = hashlib.sha256()
+    for plane in image:
+        digest.update(np.ascontiguousarray(plane).data)
+    return digest.hexdigest()
 
 
 def mask_files(study: Study) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...model.assessment import Assessment
 from ...model.errors import UsageError
-from ...model.findings import Decisions, StudyFindings
+from ...model.findings import Decisions
 from ...model.readers.dicom.files import quiet
 from ...model.study import Study
 from ..report import DICOM_FILES, ModelRecord
@@ -15,7 +16,7 @@ from .structured_report import make_report
 
 
 def write_dicom(
-    folder: Path, study: Study, decisions: Decisions, findings: StudyFindings, models: Sequence[ModelRecord]
+    folder: Path, study: Study, decisions: Decisions, assessment: Assessment, models: Sequence[ModelRecord]
 ) -> None:
     """Write both objects of a study that was read from DICOM into ``folder``.
 
@@ -26,7 +27,7 @@ def write_dicom(
     with quiet():
         try:
             segmentation = make_segmentation(source, decisions, equipment)
-            report = make_report(source, segmentation, findings, equipment)
+            report = make_report(source, segmentation, assessment, equipment)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             # highdicom checks what it copies, and quotes it: the line must not.
             raise UsageError(

@@ -14,6 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from ...model.findings import Decisions
+from ...model.severity import Side
 from ...model.tasks import LESION_TYPES, TaskName
 
 PRIVATE_SCHEME = "99CORONANET"
@@ -21,7 +22,9 @@ PRIVATE_SCHEME = "99CORONANET"
 LUNG = codes.SCT.Lung
 PERCENT = codes.UCUM.Percent
 MILLILITRE = Code("mL", "UCUM", "milliliter")
+POINTS = Code("{score}", "UCUM", "score")
 UNITLESS = codes.UCUM.NoUnits
+SIDES: dict[Side, Code] = {"right": codes.SCT.Right, "left": codes.SCT.Left}
 CT_CHEST = Code("24627-2", "LN", "CT Chest")
 
 

@@ -22,9 +22,9 @@ from highdicom.sr import (
 )
 from pydicom.sr.codedict import codes
 
-from ...model.findings import StudyFindings
+from ...model.assessment import Assessment
 from ...model.tasks import TaskName
-from .codes import CT_CHEST, LUNG, PRIVATE_SCHEME, SEGMENTS
+from .codes import CT_CHEST, LUNG, PRIVATE_SCHEME, SEGMENTS, SIDES
 from .equipment import DEVICE_UID, NAME, RESEARCH_USE, UTF8, Equipment
 from .measurements import Measured, of_segments, of_study
 from .source import Source
@@ -33,7 +33,7 @@ SERIES_NUMBER = 9002
 
 
 def make_report(
-    source: Source, segmentation: Segmentation, findings: StudyFindings, equipment: Equipment
+    source: Source, segmentation: Segmentation, assessment: Assessment, equipment: Equipment
 ) -> ComprehensiveSR:
     """A preliminary, unverified report on the source series: a group of measurements for each segment, and one more
     for the study as a whole.
@@ -52,7 +52,7 @@ def make_report(
             measurements=[_measurement(each) for each in measured],
         )
         for segment, described, measured in zip(
-            SEGMENTS, segmentation.SegmentSequence, of_segments(findings), strict=True
+            SEGMENTS, segmentation.SegmentSequence, of_segments(assessment), strict=True
         )
     ]
     whole = MeasurementsAndQualitativeEvaluations(
@@ -60,7 +60,7 @@ def make_report(
         finding_type=LUNG,
         algorithm_id=_algorithm("classification", equipment),
         finding_sites=[FindingSite(LUNG)],
-        measurements=[_measurement(each) for each in of_study(findings)],
+        measurements=[_measurement(each) for each in of_study(assessment)],
     )
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=_observer(equipment)),
@@ -100,7 +100,14 @@ def _observer(equipment: Equipment) -> ObserverContext:
 
 
 def _measurement(measured: Measured) -> Measurement:
-    return Measurement(name=measured.name, value=round(measured.value, 6), unit=measured.unit, method=measured.method)
+    sites = [FindingSite(LUNG, SIDES[measured.side])] if measured.side else None
+    return Measurement(
+        name=measured.name,
+        value=round(measured.value, 6),
+        unit=measured.unit,
+        method=measured.method,
+        finding_sites=sites,
+    )
 
 
 def _algorithm(task: TaskName, equipment: Equipment) -> AlgorithmIdentification:

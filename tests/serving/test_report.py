@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.model.findings import Decisions
+from coronanet.model.lungs import Cleaning
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.readers import parse_window, read_inputs
 from coronanet.model.study import Study
@@ -27,7 +28,7 @@ def decide(study: Study) -> Decisions:
 
 
 def write(folder: Path, study: Study) -> dict[str, object]:
-    write_result(folder, study, decide(study), MODELS, inference_ms=12.0)
+    write_result(folder, study, decide(study), MODELS, cleaning=Cleaning(0, 0, 0), inference_ms=12.0)
     return json.loads((folder / "report.json").read_text())
 
 
@@ -106,7 +107,7 @@ def test_masks_of_a_phantom_lie_in_its_own_ras_affine(tmp_path: Path) -> None:
 def test_the_report_says_what_was_read_what_decided_and_what_was_found(tmp_path: Path) -> None:
     study = make_labelled_phantom(size=64, slices=3).study
     report = json.loads(json.dumps(write(tmp_path / "x", study)))
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["disclaimer"] == "Research use only. Not a medical device."
     assert report["input"]["synthetic"] is True
     assert (report["input"]["slices"], report["input"]["rows"], report["input"]["columns"]) == (3, 64, 64)
@@ -115,7 +116,7 @@ def test_the_report_says_what_was_read_what_decided_and_what_was_found(tmp_path:
     ]
     assert report["labels"]["lesion_types"]["3"] == "pleural effusion"
     assert [item["slice"] for item in report["slices"]] == [1, 2, 3]
-    assert report["findings"]["volumes_ml"]["lung"] > 0
+    assert report["severity"]["whole"]["lung_ml"] > 0
     assert report["timings"]["inference_ms_per_slice"] == pytest.approx(4.0)
     assert set(report["files"]) == {file.name for file in (tmp_path / "x").iterdir()}
 

@@ -39,4 +39,5 @@ def read_series(paths: Sequence[Path], *, name: str, origin: Path, wanted: str |
         affine=affine,
         dicom=DicomSlices(tuple((frame.path, frame.index) for frame in frames), stack.hash),
         notes=(*notes, *geometry_notes),
+        positions_mm=stack.positions_mm,
     )

@@ -42,7 +42,7 @@ def _gap_notes(stack: Stack) -> list[str]:
     if (wide := int((gaps > 1.5 * between).sum())) > 0:
         return [
             f"{wide} gaps wider than the usual {between:.3g} mm between slices (the widest {gaps.max():.3g} mm): "
-            "slices may be missing, volumes leave the gaps out"
+            "slices may be missing, volumes take their neighbours to stand for them"
         ]
     if np.ptp(gaps) > 0.05 * between:
         return [f"The distance between slices varies from {gaps.min():.3g} to {gaps.max():.3g} mm"]

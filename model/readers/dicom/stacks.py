@@ -47,6 +47,12 @@ class Stack:
         return bool(_LUNG_KERNEL.search(self.header.kernel))
 
     @property
+    def positions_mm(self) -> NDArray[np.float64] | None:
+        """Where the slices lie along their normal, float64 ``[Z]``, None where they are evenly apart."""
+        gaps = self.gaps_mm
+        return np.array([along(frame) for frame in self.frames]) if gaps.size and np.ptp(gaps) > SAME_MM else None
+
+    @property
     def gaps_mm(self) -> NDArray[np.float64]:
         """Distances between neighbouring slices along their normal, float64 ``[Z - 1]``."""
         return np.diff([along(frame) for frame in self.frames])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.errors import UsageError
-from coronanet.model.findings import Decisions, study_findings
+from coronanet.model.findings import Decisions
 from coronanet.model.phantom import make_phantom
 from coronanet.model.readers import read_inputs
 from coronanet.model.study import Study
@@ -33,7 +34,7 @@ def read_one(folder: Path) -> Study:
 
 
 def write(folder: Path, study: Study, decisions: Decisions, models: Models) -> Path:
-    write_dicom(folder, study, decisions, study_findings(decisions, study.spacing_mm), models)
+    write_dicom(folder, study, decisions, assess(study, decisions), models)
     return folder / "segmentation.dcm"
 
 
