@@ -18,7 +18,8 @@ from ..model.lungs import keep_lungs
 from ..model.readers import Unreadable
 from ..model.study import Study
 from ..model.tasks import TASK_NAMES, TASKS, TaskName
-from .report import ModelRecord, Report, check_replaceable, write_result
+from .report import TRIAGE, ModelRecord, Report
+from .result import check_replaceable, write_result
 
 #: Slices a call, where the engine takes as many: enough to keep it busy, few enough to fit any request limit.
 BATCH = 4
@@ -71,7 +72,7 @@ def predict_studies(
     """
     results: list[Result] = []
     failures: list[Unreadable] = []
-    taken: set[str] = set()
+    taken = {TRIAGE}
     for study in inputs:
         if isinstance(study, Unreadable):
             failures.append(study)

@@ -20,11 +20,13 @@ from ..engines.predictor import Choice, LocalEnsemble
 from ..model.card import Window
 from ..model.errors import MissingPackageError, UsageError
 from ..model.readers import Unreadable, try_inputs
+from ..model.severity import SURROGATE_NOTE
 from ..model.study import Study
 from ..model.tasks import TASK_NAMES
 from .overlay import DISCLAIMER
-from .predict import Outcome, Result, local_models, predict_studies, served_models
+from .predict import Outcome, local_models, predict_studies, served_models
 from .report import ModelRecord
+from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, triage, write_triage
 
 #: An ensemble that is ready, and what reports say about its networks.
 Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
@@ -77,9 +79,14 @@ def predict_and_answer(
         unreadable.append(study)
     else:
         raise _nothing_finished(unreadable)
+    check_triage_replaceable(folder)
     with ensemble as (engine, models):
         outcome = _run(engine, models, chain(unreadable, [study], studies), folder)
-    _answer(outcome, window, as_json=as_json)
+    if not outcome.results:
+        raise _nothing_finished(outcome.failures)
+    rows = triage(outcome)
+    write_triage(folder, rows)
+    _answer(outcome, rows, window, as_json=as_json)
 
 
 def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
@@ -105,9 +112,7 @@ def _run(
         return predict_studies(engine, studies, folder, models=models, progress=progress)
 
 
-def _answer(outcome: Outcome, window: Window | None, *, as_json: bool) -> None:
-    if not outcome.results:
-        raise _nothing_finished(outcome.failures)
+def _answer(outcome: Outcome, rows: Sequence[TriageRow], window: Window | None, *, as_json: bool) -> None:
     if window is not None and all(result.report.input.kind != "image" for result in outcome.results):
         warn("--window is for 8-bit images; these inputs carry Hounsfield units, so it was not used")
     for result in outcome.results:
@@ -117,35 +122,60 @@ def _answer(outcome: Outcome, window: Window | None, *, as_json: bool) -> None:
     for failure in outcome.failures:
         err.print(f"failed: {failure.reason}", style="red", soft_wrap=True, markup=False)
     if as_json:
-        emit_json(_to_json(outcome))
+        emit_json(_to_json(outcome, rows))
     else:
-        out.print(_table(outcome.results))
+        out.print(_studies(outcome, rows))
+        out.print(_bands(rows))
+        out.print(f"{RULE}.", soft_wrap=True, markup=False)
+        out.print(f"{SURROGATE_NOTE}.", soft_wrap=True, markup=False)
         out.print(DISCLAIMER)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 
 
-def _to_json(outcome: Outcome) -> dict[str, Any]:
+def _to_json(outcome: Outcome, rows: Sequence[TriageRow]) -> dict[str, Any]:
     return {
         "disclaimer": DISCLAIMER,
         "results": [{"folder": str(result.folder), "report": asdict(result.report)} for result in outcome.results],
         "failures": [asdict(failure) for failure in outcome.failures],
+        "triage": {
+            "rule": RULE,
+            "rows": [asdict(row) for row in rows],
+            "bands": [asdict(band) for band in count_bands(rows)],
+        },
         "exit_code": outcome.exit_code,
     }
 
 
-def _table(results: tuple[Result, ...]) -> Table:
-    table = Table("study", "slices", "infected", "lung involved", "networks agree", "ms a slice", "results in")
-    for result in results:
-        report, whole = result.report, result.report.findings
-        involved, dice = report.severity.whole.percent_involved, whole.agreement.dice
+def _studies(outcome: Outcome, rows: Sequence[TriageRow]) -> Table:
+    """The studies in the order of triage."""
+    results = {result.folder.name: result for result in outcome.results}
+    table = Table(
+        "", "study", "severity", "surrogate CT score", "effusion", "lung involved", "infected", "read with care",
+        "results in",
+    )  # fmt: skip
+    for row in rows:
+        if row.rank is None:
+            continue
+        result = results[row.study]
+        report, score = result.report, row.surrogate_ct_severity_score
         table.add_row(
+            str(row.rank),
             Text(report.input.name + (" (SYNTHETIC PHANTOM)" if report.input.synthetic else "")),
-            str(report.input.slices),
-            f"{whole.highest_infected_probability:.2f}",
-            "no lung found" if involved is None else f"{involved:.1f} %",
-            "no lesion" if dice is None else f"Dice {dice:.2f}{', with care' if whole.agreement.flagged else ''}",
-            f"{report.timings.inference_ms_per_slice:.0f}",
+            row.severity_band,
+            "-" if score is None else f"{score} of 25",
+            "-" if row.pleural_effusion_ml is None else f"{row.pleural_effusion_ml:.0f} ml",
+            "no lung" if row.percent_of_lung_involved is None else f"{row.percent_of_lung_involved:.1f} %",
+            f"{row.highest_infected_probability:.2f}",
+            ", ".join(dict.fromkeys(flag.name for flag in report.quality)),
             Text(str(result.folder), overflow="fold"),
         )
+    return table
+
+
+def _bands(rows: Sequence[TriageRow]) -> Table:
+    """What whoever allots beds counts, beside what is published on each band."""
+    table = Table("severity", "surrogate CT score", "studies", "published mortality")
+    for band in count_bands(rows):
+        table.add_row(band.band, band.surrogate_scores, str(band.studies), band.published)
     return table
