@@ -3,7 +3,7 @@
 import json
 import operator
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,6 +65,7 @@ class RiskStatement:
     """
 
     id: str
+    measure: Measure
     statement: str
     verdict: Verdict
     measured: float | None
@@ -99,6 +100,11 @@ def severity_band(score: SurrogateScore | None) -> BandName | None:
     return next(band.name for band in risk_table().bands if score.total >= band.least_points)
 
 
+def shows_effusion(statements: Sequence[RiskStatement]) -> bool:
+    """Whether there is a pleural effusion to speak of."""
+    return any(item.measure == "pleural_effusion" and item.verdict == "met" for item in statements)
+
+
 def _hold(cut_off: CutOff, severity: Severity) -> RiskStatement:
     measured, why = _measured(cut_off.measure, severity)
     met = measured is not None and _COMPARE[cut_off.comparison](measured, cut_off.value)
@@ -108,6 +114,7 @@ def _hold(cut_off: CutOff, severity: Severity) -> RiskStatement:
     verdict: Verdict = "cannot be said" if measured is None else "met" if met else "not met"
     return RiskStatement(
         id=cut_off.id,
+        measure=cut_off.measure,
         statement=cut_off.statement,
         verdict=verdict,
         measured=measured,

@@ -46,13 +46,12 @@ class _Box:
     columns: slice
 
 
-def render_overlay(study: Study, decisions: Decisions, assessment: Assessment) -> Canvas:
-    """The picture, uint8 BGR: the montage between a line that sums it up and the disclaimer."""
-    grid = render_montage(study, decisions, assessment.slices)
-    header, footer = _band(grid.shape[1], HEADER), _band(grid.shape[1], FOOTER)
+def render_overlay(study: Study, assessment: Assessment, montage: Canvas) -> Canvas:
+    """The picture, uint8 BGR: the montage between lines that sum it up, with the legend, and the disclaimer."""
+    header, footer = (_band(montage.shape[1], height) for height in (HEADER, FOOTER))
     _write_header(header, study, assessment)
     _text(footer, DISCLAIMER, (GAP + 4, 26), size=17, colour=DIM)
-    return np.vstack([header, grid, footer])
+    return np.vstack([header, montage, footer])
 
 
 def render_montage(study: Study, decisions: Decisions, slices: Sequence[SliceFindings]) -> Canvas:
@@ -63,6 +62,12 @@ def render_montage(study: Study, decisions: Decisions, slices: Sequence[SliceFin
     tile_width = PICTURE_WIDTH if single else TILE_WIDTH
     tiles = [_tile(study, decisions, slices[index], box, tile_width) for index in shown]
     return _grid(tiles, min(4, len(tiles)))
+
+
+def hex_colour(colour: Colour) -> str:
+    """OpenCV's blue, green and red as a page writes them."""
+    blue, green, red = colour
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def choose_slices(slices: Sequence[SliceFindings], count: int = TILES) -> list[int]:

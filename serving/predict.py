@@ -18,7 +18,8 @@ from ..model.lungs import keep_lungs
 from ..model.readers import Unreadable
 from ..model.study import Study
 from ..model.tasks import TASK_NAMES, TASKS, TaskName
-from .report import ModelRecord, Report, check_replaceable, write_result
+from .report import TRIAGE, ModelRecord, Report
+from .result import Extras, check_replaceable, write_result
 
 #: Slices a call, where the engine takes as many: enough to keep it busy, few enough to fit any request limit.
 BATCH = 4
@@ -58,6 +59,7 @@ def predict_studies(
     out: Path,
     *,
     models: Sequence[ModelRecord],
+    extras: Extras = Extras(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> Outcome:
     """Run every study and write ``out/<name>/``; one that fails does not stop the others.
@@ -67,11 +69,12 @@ def predict_studies(
         inputs: as ``readers.try_inputs`` yields them; what is unreadable goes to the failures.
         out: where the folders go; two studies of one name become ``name`` and ``name-2``.
         models: what the reports say about the networks.
+        extras: what results of DICOM studies have beyond the usual.
         progress: called after every batch.
     """
     results: list[Result] = []
     failures: list[Unreadable] = []
-    taken: set[str] = set()
+    taken = {TRIAGE}
     for study in inputs:
         if isinstance(study, Unreadable):
             failures.append(study)
@@ -83,7 +86,9 @@ def predict_studies(
             decisions = decide(engine, study, progress=progress)
             inference_ms = (time.perf_counter() - start) * 1e3
             cleaning = keep_lungs(decisions)
-            report = write_result(folder, study, decisions, models, cleaning=cleaning, inference_ms=inference_ms)
+            report = write_result(
+                folder, study, decisions, models, cleaning=cleaning, inference_ms=inference_ms, extras=extras
+            )
             results.append(Result(folder, report))
         except CoronanetError as error:
             failures.append(Unreadable(study.name, str(error)))

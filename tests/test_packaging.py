@@ -18,8 +18,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_PACKAGES = {"build", "dist", "docs", "out", "bundles", "runs", "tests", "triton_repo"}
-#: Modules, and the data that stands beside them.
-SUFFIXES = (".py", ".toml", ".html")
 HEAVY = ("torch", "monai", "lightning", "onnx", "onnxruntime", "openvino", "tritonclient", "pydicom")
 
 
@@ -112,7 +110,8 @@ def _source_files() -> set[str]:
     """What must be installed: every module, and the data that stands in the packages."""
     folders = [ROOT.joinpath(*package.split(".")[1:]) for package in _source_packages()]
     data = (ROOT / "model" / "pretrained").rglob("*")
-    files = [file for folder in folders for suffix in SUFFIXES for file in folder.glob(f"*{suffix}")]
+    files = [file for folder in folders for file in folder.glob("*.py")]
+    files += [ROOT / "model" / "risk.toml", ROOT / "serving" / "templates" / "report.html"]
     files += [file for file in data if file.is_file() and "__pycache__" not in file.parts]
     return {str(file.relative_to(ROOT)) for file in (*files, ROOT / "py.typed")}
 

@@ -14,7 +14,8 @@ from coronanet.model.lungs import Cleaning
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.readers import parse_window, read_inputs
 from coronanet.model.study import Study
-from coronanet.serving.report import ModelRecord, write_result
+from coronanet.serving.report import ModelRecord
+from coronanet.serving.result import write_result
 from numpy.typing import NDArray
 
 MODELS = (ModelRecord("classification", "ab" * 32, "onnxruntime", "fp32"),)
