@@ -100,6 +100,9 @@ class Client:
             if time.monotonic() > deadline:
                 raise UsageError(f"the PACS at {self.address} took more than {ANSWER_S:.0f} s for one answer")
             if not chunk:
+                # What read1 does not say itself.
+                if answer.length:
+                    raise UsageError(f"the PACS at {self.address} broke off in the midst of an answer: try again")
                 return
             yield chunk
 
