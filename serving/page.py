@@ -13,9 +13,6 @@ from .overlay import LESION_COLOUR, LUNG_COLOUR, TYPE_COLOURS, hex_colour
 from .profile import profile_svg
 from .report import Report
 
-#: Read by a browser before anything else: no script, nothing from elsewhere.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 
 def render_page(report: Report, montage_png: bytes) -> str:
     """The page; what comes from the input, such as the study's name, is escaped.
@@ -29,7 +26,6 @@ def render_page(report: Report, montage_png: bytes) -> str:
     template = (files(__package__ or "") / "templates" / "report.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         report=report,
-        policy=POLICY,
         montage=base64.b64encode(montage_png).decode("ascii"),
         profile=_profile(report),
         regions=_regions(report),

@@ -61,6 +61,7 @@ def test_masks_of_a_nifti_lie_on_its_voxels_in_its_affine(tmp_path: Path, axes: 
         "lesion_types.nii.gz",
         "lung_mask.nii.gz",
         "overlay.png",
+        "report.html",
         "report.json",
     ]
     mask = nib.Nifti1Image.from_filename(tmp_path / "out" / "p" / "lesion_mask.nii.gz")
@@ -92,7 +93,14 @@ def test_masks_of_an_image_are_png_of_its_size_with_labels_as_greys(tmp_path: Pa
     types = cv2.imread(str(tmp_path / "s" / "lesion_types.png"), cv2.IMREAD_UNCHANGED)
     assert types.dtype == np.uint8
     np.testing.assert_array_equal(types, decide(study).lesion_types[0])
-    assert report["files"] == ["report.json", "overlay.png", "lesion_mask.png", "lesion_types.png", "lung_mask.png"]
+    assert report["files"] == [
+        "report.json",
+        "report.html",
+        "overlay.png",
+        "lesion_mask.png",
+        "lesion_types.png",
+        "lung_mask.png",
+    ]
 
 
 def test_masks_of_a_phantom_lie_in_its_own_ras_affine(tmp_path: Path) -> None:
