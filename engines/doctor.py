@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "verify": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "predict": ("onnxruntime",),
     "predict --server": ("tritonclient",),
+    "predict --dicom": ("onnxruntime", "highdicom"),
     "repository": ("onnxruntime",),
     "serve": ("onnxruntime", "pytriton", "tritonclient"),
     "bench engines": ("onnxruntime",),
@@ -32,6 +33,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 #: The extra that brings a module.
 EXTRAS = {
+    "highdicom": "dicom",
     "lightning": "train",
     "matplotlib": "train",
     "monai": "train",
