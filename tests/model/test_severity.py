@@ -137,7 +137,7 @@ def test_every_one_of_the_48_orientations_measures_the_same(
     check(measure(study, truth(study)))
 
 
-@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (1.2, 2.4, 6.0), (2.0, 1.4, 9.0)])
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.2, 2.4, 6.0), (2.0, 1.4, 9.0)])
 def test_any_spacing_measures_the_same(tmp_path: Path, spacing: Point) -> None:
     study = scan(tmp_path, volume(spacing))
     check(measure(study, truth(study)))

@@ -130,7 +130,7 @@ def test_a_turned_affine_measures_the_same_and_keeps_its_sides(tmp_path: Path) -
 
 
 def test_three_broken_ones_of_twenty_are_listed_and_seventeen_finished(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"s{number:02}.nii", CHEST.image[:, ::2, ::2]) for number in range(20)]
+    paths = [save(tmp_path / f"s{number:02}.nii", CHEST.image[10:12, ::2, ::2]) for number in range(20)]
     paths[3].write_bytes(paths[3].read_bytes()[:4000])
     paths[9].write_bytes(b"not NIfTI at all")
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 3), np.int16), np.eye(4)), paths[17])
