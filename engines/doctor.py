@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "verify": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "predict": ("onnxruntime",),
     "predict --server": ("tritonclient",),
+    "predict --dicom": ("onnxruntime", "highdicom"),
     "repository": ("onnxruntime",),
     "serve": ("onnxruntime", "pytriton", "tritonclient"),
     "bench engines": ("onnxruntime",),
@@ -36,6 +37,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 #: The extra that brings a module.
 EXTRAS = {
     "cryptography": "sign",
+    "highdicom": "dicom",
     "lightning": "train",
     "matplotlib": "train",
     "monai": "train",

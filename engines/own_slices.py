@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..model.card import Window
 from ..model.errors import UsageError
-from ..model.readers import NIFTI_SUFFIXES, find_inputs
+from ..model.readers import NIFTI_SUFFIXES, Reading, find_inputs
 from ..model.readers.images import read_grey
 from ..model.study import Study
 from ..model.tasks import TASKS, TaskName
@@ -71,7 +71,7 @@ def own_slices(folder: Path, window: Window | None) -> GateSlices:
     chosen = evenly(find_inputs(folder / IMAGES), MOST)
     samples: list[Sample] = []
     for number, found in enumerate(chosen):
-        study = found.read(window)
+        study = found.read(Reading(window))
         share = MOST * (number + 1) // len(chosen) - MOST * number // len(chosen)
         mask = np.zeros(study.image.shape, np.uint8) if masks is None else _mask(masks, study)
         samples += [

@@ -1,6 +1,6 @@
 """What the four decisions on a study add up to: figures a slice and for the whole, and how far the networks agree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class SliceFindings:
 
     ``lesion_pixels`` are those of the binary network, ``pixels_by_type`` those of the 3-class network.
     ``percent_of_lung_involved`` is the share of lung pixels that are lesion, None where there is no lung.
+    ``position_mm`` is the height above the first slice, None where the study has no spacing.
     """
 
     slice: int
@@ -72,6 +73,7 @@ class SliceFindings:
     lesion_pixels: int
     pixels_by_type: dict[str, int]
     percent_of_lung_involved: float | None
+    position_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,11 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Volumes:
-    """Millilitres, from the spacing of the input."""
-
-    lung: float
-    lesion: float
-    by_type: dict[str, float]
-
-
-@dataclass(frozen=True)
 class StudyFindings:
-    """The whole study.
+    """What the networks said about the whole study; ``severity.measure`` says what it amounts to.
 
     The probabilities are over slices that show lung, or over all where none does; ``most_suspicious_slice`` is the one
-    with the highest, counted from 1 at the feet. ``volumes_ml`` is None where the input has no spacing.
+    with the highest, counted from 1 at the feet.
     """
 
     slices_with_lung: int
@@ -113,14 +106,11 @@ class StudyFindings:
     lung_pixels: int
     lesion_pixels: int
     pixels_by_type: dict[str, int]
-    percent_of_lung_involved: float | None
-    percent_of_lung_by_type: dict[str, float] | None
-    volumes_ml: Volumes | None
     agreement: Agreement
 
 
-def slice_findings(decisions: Decisions) -> tuple[SliceFindings, ...]:
-    """The figures of every slice, feet to head."""
+def slice_findings(decisions: Decisions, heights_mm: Sequence[float] | None = None) -> tuple[SliceFindings, ...]:
+    """The figures of every slice, feet to head; ``heights_mm`` above the first, where they are known."""
     return tuple(
         SliceFindings(
             slice=index + 1,
@@ -129,6 +119,7 @@ def slice_findings(decisions: Decisions) -> tuple[SliceFindings, ...]:
             lesion_pixels=int(np.count_nonzero(lesion)),
             pixels_by_type=_count_types(types),
             percent_of_lung_involved=_percent(lesion > 0, lung > 0),
+            position_mm=None if heights_mm is None else heights_mm[index],
         )
         for index, (lesion, types, lung) in enumerate(
             zip(decisions.lesion_mask, decisions.lesion_types, decisions.lung_mask, strict=True)
@@ -136,64 +127,38 @@ def slice_findings(decisions: Decisions) -> tuple[SliceFindings, ...]:
     )
 
 
-def study_findings(decisions: Decisions, spacing_mm: tuple[float, float, float] | None) -> StudyFindings:
-    """The figures of the whole study; ``spacing_mm`` is (between slices, rows, columns), None where unknown."""
-    lung, lesion, types = decisions.lung_mask > 0, decisions.lesion_mask > 0, decisions.lesion_types
-    with_lung = lung.any(axis=(1, 2))
-    shown = np.flatnonzero(with_lung) if with_lung.any() else np.arange(len(lung))
-    probability = decisions.infected_probability[shown]
-    by_type = _count_types(types)
-    lung_pixels, lesion_pixels = int(np.count_nonzero(lung)), int(np.count_nonzero(lesion))
+def study_findings(decisions: Decisions) -> StudyFindings:
+    """The figures of the whole study."""
+    slices = slice_findings(decisions)
+    shown = [item for item in slices if item.lung_pixels] or slices
+    suspicious = max(shown, key=lambda item: item.infected_probability)
     return StudyFindings(
-        slices_with_lung=int(with_lung.sum()),
-        highest_infected_probability=float(probability.max()),
-        mean_infected_probability=float(probability.mean()),
-        most_suspicious_slice=int(shown[probability.argmax()]) + 1,
-        lung_pixels=lung_pixels,
-        lesion_pixels=lesion_pixels,
-        pixels_by_type=by_type,
-        percent_of_lung_involved=_percent(lesion, lung),
-        percent_of_lung_by_type=_percent_by_type(types, lung) if lung_pixels else None,
-        volumes_ml=_volumes(lung_pixels, lesion_pixels, by_type, spacing_mm),
-        agreement=agreement(lesion, types > 0),
+        slices_with_lung=sum(1 for item in slices if item.lung_pixels),
+        highest_infected_probability=suspicious.infected_probability,
+        mean_infected_probability=float(np.mean([item.infected_probability for item in shown])),
+        most_suspicious_slice=suspicious.slice,
+        lung_pixels=sum(item.lung_pixels for item in slices),
+        lesion_pixels=sum(item.lesion_pixels for item in slices),
+        pixels_by_type={name: sum(item.pixels_by_type[name] for item in slices) for name in TYPE_NAMES},
+        agreement=agreement(decisions.lesion_mask, decisions.lesion_types),
     )
 
 
-def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Agreement:
-    """Dice of two masks of one shape, and the share of what either marks on which they differ."""
+def agreement(first: NDArray[Any], second: NDArray[Any]) -> Agreement:
+    """Dice of what two masks of one shape mark, and the share of what either marks on which they differ."""
     marked = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     if marked == 0:
         return Agreement(None, None, flagged=False)
-    both = int(np.count_nonzero(first & second))
+    # Slice by slice: a mask of truth values as large as the study is not needed.
+    both = sum(int(np.count_nonzero((one > 0) & (other > 0))) for one, other in zip(first, second, strict=True))
     dice = 2 * both / marked
     return Agreement(dice, (marked - 2 * both) / (marked - both), flagged=dice < AGREEMENT_DICE)
 
 
 def _count_types(types: NDArray[np.uint8]) -> dict[str, int]:
-    counts = np.bincount(types.ravel(), minlength=len(LESION_TYPES))
-    return {name: int(counts[label]) for label, name in enumerate(TYPE_NAMES, start=1)}
+    return {name: int(np.count_nonzero(types == label)) for label, name in enumerate(TYPE_NAMES, start=1)}
 
 
 def _percent(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float | None:
     pixels = int(np.count_nonzero(whole))
     return 100 * int(np.count_nonzero(part & whole)) / pixels if pixels else None
-
-
-def _percent_by_type(types: NDArray[np.uint8], lung: NDArray[np.bool_]) -> dict[str, float]:
-    """Of the types that lie in lung tissue; an effusion lies beside it."""
-    counts = _count_types(types[lung])
-    pixels = int(np.count_nonzero(lung))
-    return {name: 100 * counts[name] / pixels for name in TYPE_NAMES if name != "pleural_effusion"}
-
-
-def _volumes(
-    lung_pixels: int, lesion_pixels: int, by_type: Mapping[str, int], spacing_mm: tuple[float, float, float] | None
-) -> Volumes | None:
-    if spacing_mm is None:
-        return None
-    millilitres = float(np.prod(spacing_mm)) / 1000
-    return Volumes(
-        lung=lung_pixels * millilitres,
-        lesion=lesion_pixels * millilitres,
-        by_type={name: count * millilitres for name, count in by_type.items()},
-    )

@@ -1,6 +1,7 @@
 """A study as everything inside the project sees it: int16 Hounsfield units and spacing in millimetres."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,8 +22,11 @@ class Study:
         spacing_mm: (between slices, between rows, between columns), or None for images, which have none.
         affine: voxel (column, row, slice) to RAS millimetres, float64 ``[4, 4]``, or None for images.
         nifti: what puts a mask back on the grid of the NIfTI file it came from.
+        dicom: the files and frames that a DICOM study was read from.
         window_hu: the HU that grey 0 and grey 255 stood for, for an 8-bit image.
         notes: what a reader of the report must know about how the study was read, one sentence each.
+        positions_mm: float64 ``[Z]``, ascending: where each slice lies along the stack's normal; None where they are
+            evenly ``spacing_mm[0]`` apart.
     """
 
     name: str
@@ -31,8 +35,17 @@ class Study:
     spacing_mm: tuple[float, float, float] | None = None
     affine: NDArray[np.float64] | None = None
     nifti: "NiftiGrid | None" = None
+    dicom: "DicomSlices | None" = None
     window_hu: tuple[float, float] | None = None
     notes: tuple[str, ...] = field(default=())
+    positions_mm: NDArray[np.float64] | None = None
+
+    @property
+    def tells_sides(self) -> bool:
+        """Whether the input says which side is the patient's right: an image does not, nor does a NIfTI file whose
+        qform and sform codes are both 0, for then its affine is only a default (NIfTI-1, method 1).
+        """
+        return self.affine is not None and not (self.nifti is not None and self.nifti.codes == (0, 0))
 
 
 @dataclass(frozen=True)
@@ -48,3 +61,14 @@ class NiftiGrid:
     shape: tuple[int, ...]
     orientation: NDArray[np.float64]
     codes: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DicomSlices:
+    """Where the slices of a study lie on disk, feet to head: file and frame in it, counted from 0.
+
+    ``series`` is a short hash of the SeriesInstanceUID, which itself can lead back to the patient.
+    """
+
+    frames: tuple[tuple[Path, int], ...]
+    series: str

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.findings import Decisions, SliceFindings, StudyFindings
+from ..model.assessment import Assessment
+from ..model.findings import Decisions, SliceFindings
 from ..model.readers import NAMED_WINDOWS
 from ..model.study import Study
 from ..model.tasks import LESION_TYPES
@@ -45,19 +46,28 @@ class _Box:
     columns: slice
 
 
-def render_overlay(study: Study, decisions: Decisions, slices: Sequence[SliceFindings], whole: StudyFindings) -> Canvas:
-    """The picture, uint8 BGR: one slice large for an image, a montage of about twelve for a volume."""
+def render_overlay(study: Study, assessment: Assessment, montage: Canvas) -> Canvas:
+    """The picture, uint8 BGR: the montage between lines that sum it up, with the legend, and the disclaimer."""
+    header, footer = (_band(montage.shape[1], height) for height in (HEADER, FOOTER))
+    _write_header(header, study, assessment)
+    _text(footer, DISCLAIMER, (GAP + 4, 26), size=17, colour=DIM)
+    return np.vstack([header, montage, footer])
+
+
+def render_montage(study: Study, decisions: Decisions, slices: Sequence[SliceFindings]) -> Canvas:
+    """One slice large for an image, about twelve for a volume, uint8 BGR."""
     single = len(study.image) == 1
     shown = [0] if single else choose_slices(slices)
     box = _Box(slice(None), slice(None)) if single else _crop(decisions.lung_mask)
     tile_width = PICTURE_WIDTH if single else TILE_WIDTH
     tiles = [_tile(study, decisions, slices[index], box, tile_width) for index in shown]
-    columns = min(4, len(tiles))
-    grid = _grid(tiles, columns)
-    header, footer = _band(grid.shape[1], HEADER), _band(grid.shape[1], FOOTER)
-    _write_header(header, study, whole)
-    _text(footer, DISCLAIMER, (GAP + 4, 26), size=17, colour=DIM)
-    return np.vstack([header, grid, footer])
+    return _grid(tiles, min(4, len(tiles)))
+
+
+def hex_colour(colour: Colour) -> str:
+    """OpenCV's blue, green and red as a page writes them."""
+    blue, green, red = colour
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def choose_slices(slices: Sequence[SliceFindings], count: int = TILES) -> list[int]:
@@ -140,7 +150,7 @@ def _label(tile: Canvas, study: Study, found: SliceFindings) -> None:
 
 def _is_oriented(study: Study) -> bool:
     """Whether the columns are known to run to the patient's left, so that R and L can be written beside them."""
-    if study.affine is None:
+    if study.affine is None or not study.tells_sides:
         return False
     column = study.affine[:3, 0]
     return bool(-column[0] > 0.9 * np.linalg.norm(column))
@@ -175,15 +185,15 @@ def _band(width: int, height: int) -> Canvas:
     return np.full((height, width, 3), BACKGROUND, np.uint8)
 
 
-def _write_header(header: Canvas, study: Study, whole: StudyFindings) -> None:
+def _write_header(header: Canvas, study: Study, assessment: Assessment) -> None:
     left, right = GAP + 4, header.shape[1] - GAP - 4
     end = _text(header, "Corona-Net", (left, 34), size=25)
     if study.kind == "phantom":
         _text(header, SYNTHETIC, (right, 34), size=21, colour=ALARM, right=True)
-    elif whole.agreement.flagged:
+    elif assessment.findings.agreement.flagged:
         _text(header, "networks disagree, read with care", (right, 34), size=17, colour=ALARM, right=True)
     _text(header, _what(study), (end + 18, 34), size=17, colour=DIM)
-    _text(header, _summary(study, whole), (left, 66), size=19)
+    _text(header, _summary(study, assessment), (left, 66), size=19)
     end = left
     lines = {"lung": LUNG_COLOUR, "lesion (binary network)": LESION_COLOUR}
     for name, colour in (lines | {LESION_TYPES[value]: tint for value, tint in TYPE_COLOURS.items()}).items():
@@ -200,13 +210,11 @@ def _what(study: Study) -> str:
     return f"{rows} x {columns} pixels" if count == 1 else f"{count} slices of {rows} x {columns} pixels"
 
 
-def _summary(study: Study, whole: StudyFindings) -> str:
+def _summary(study: Study, assessment: Assessment) -> str:
     highest = "highest " if len(study.image) > 1 else ""
-    parts = [f"{highest}infected probability {whole.highest_infected_probability:.2f}"]
-    if whole.percent_of_lung_involved is None:
-        parts.append("no lung found")
-    else:
-        parts.append(f"{whole.percent_of_lung_involved:.1f} % of the lung involved (binary network)")
+    parts = [f"{highest}infected probability {assessment.findings.highest_infected_probability:.2f}"]
+    involved = assessment.severity.whole.percent_involved
+    parts.append("no lung found" if involved is None else f"{involved:.1f} % of the lung involved (binary network)")
     return ",  ".join(parts)
 
 

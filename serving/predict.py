@@ -14,10 +14,12 @@ from ..engines.bundle import Bundle
 from ..engines.predictor import Choice
 from ..model.errors import CoronanetError, UsageError
 from ..model.findings import Decisions
+from ..model.lungs import keep_lungs
 from ..model.readers import Unreadable
 from ..model.study import Study
 from ..model.tasks import TASK_NAMES, TASKS, TaskName
-from .report import ModelRecord, Report, check_replaceable, write_result
+from .report import TRIAGE, ModelRecord, Report
+from .result import Extras, check_replaceable, write_result
 
 #: Slices a call, where the engine takes as many: enough to keep it busy, few enough to fit any request limit.
 BATCH = 4
@@ -57,6 +59,7 @@ def predict_studies(
     out: Path,
     *,
     models: Sequence[ModelRecord],
+    extras: Extras = Extras(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> Outcome:
     """Run every study and write ``out/<name>/``; one that fails does not stop the others.
@@ -66,11 +69,12 @@ def predict_studies(
         inputs: as ``readers.try_inputs`` yields them; what is unreadable goes to the failures.
         out: where the folders go; two studies of one name become ``name`` and ``name-2``.
         models: what the reports say about the networks.
+        extras: what results of DICOM studies have beyond the usual.
         progress: called after every batch.
     """
     results: list[Result] = []
     failures: list[Unreadable] = []
-    taken: set[str] = set()
+    taken = {TRIAGE}
     for study in inputs:
         if isinstance(study, Unreadable):
             failures.append(study)
@@ -81,7 +85,11 @@ def predict_studies(
             start = time.perf_counter()
             decisions = decide(engine, study, progress=progress)
             inference_ms = (time.perf_counter() - start) * 1e3
-            results.append(Result(folder, write_result(folder, study, decisions, models, inference_ms=inference_ms)))
+            cleaning = keep_lungs(decisions)
+            report = write_result(
+                folder, study, decisions, models, cleaning=cleaning, inference_ms=inference_ms, extras=extras
+            )
+            results.append(Result(folder, report))
         except CoronanetError as error:
             failures.append(Unreadable(study.name, str(error)))
     return Outcome(tuple(results), tuple(failures))
@@ -95,15 +103,20 @@ def decide(engine: Engine, study: Study, *, progress: Progress | None = None) ->
     """
     count = len(study.image)
     step = max(1, min(engine.max_batch, BATCH, BATCH_BYTES // study.image[0].nbytes))
-    parts: list[Mapping[str, NDArray[Any]]] = []
+    wanted = [task.output for task in TASKS.values()]
+    whole: dict[str, NDArray[Any]] = {}
     for start in range(0, count, step):
-        parts.append(engine.infer({"image": np.ascontiguousarray(study.image[start : start + step])}))
+        part = engine.infer({"image": np.ascontiguousarray(study.image[start : start + step])})
+        if missing := [name for name in wanted if name not in part]:
+            raise UsageError(f"the ensemble gives no {', '.join(missing)}: expected {', '.join(wanted)}")
+        for name in wanted:
+            # Into place at once: kept apart and joined at the end, the masks of a long study would be held twice.
+            if name not in whole:
+                whole[name] = np.empty((count, *part[name].shape[1:]), part[name].dtype)
+            whole[name][start : start + step] = part[name]
         if progress:
             progress(study.name, min(start + step, count), count)
-    wanted = [task.output for task in TASKS.values()]
-    if missing := [name for name in wanted if name not in parts[0]]:
-        raise UsageError(f"the ensemble gives no {', '.join(missing)}: expected {', '.join(wanted)}")
-    return Decisions.from_outputs({name: np.concatenate([part[name] for part in parts]) for name in wanted})
+    return Decisions.from_outputs(whole)
 
 
 def local_models(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice]) -> tuple[ModelRecord, ...]:

@@ -1,5 +1,6 @@
 """`coronanet predict`."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -10,7 +11,7 @@ from ..engines.bundle import Precision
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.open import BACKENDS, PRECISIONS, Backend
 from ..engines.predictor import Choice
-from ..model.errors import UsageError
+from ..model.errors import MissingPackageError, UsageError
 from ..model.readers.windows import parse_window
 from ..window_option import WINDOW, WindowCommand
 
@@ -23,9 +24,9 @@ def predict_verb(
     ctx: typer.Context,
     *,
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="INPUT", help="DICOM series, NIfTI (.nii, .nii.gz), PNG or JPEG; files or folders."),
-    ],
+    ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the results go, a folder for each input.")],
     window: Annotated[
         str | None,
@@ -35,6 +36,31 @@ def predict_verb(
             help="What black and white of 8-bit images mean, in HU: -1350 150, or lung.",
         ),
     ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N | HASH | UID",
+            help="Another CT series of the study than the one that shows the lungs best; the report names them.",
+        ),
+    ] = None,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Also write a DICOM Segmentation and Structured Report of DICOM inputs.")
+    ] = False,
+    identify: Annotated[
+        bool, typer.Option("--identify", help="Also write into report.json whose study it is, of DICOM inputs.")
+    ] = False,
+    pacs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Fetch from this DICOMweb server instead of INPUT, and store the DICOM objects there; the user and "
+            "the password are CORONANET_PACS_USER and CORONANET_PACS_PASSWORD.",
+        ),
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="With --pacs: the study to fetch.")] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="With --pacs: send images unencrypted to another machine.")
+    ] = False,
     server: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server to ask, e.g. 127.0.0.1:8001.")
     ] = None,
@@ -53,21 +79,42 @@ def predict_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Read studies, run the ensemble, and write a report, an overlay and masks for each. Research use only."""
-    meaning = None if window is None else parse_window(window)
     if server is not None and (bundles or backend or precision or require_signature):
         raise UsageError(
             "--server runs the server's own networks: leave out --bundles, --backend, --precision and "
             "--require-signature"
         )
+    if (pacs is None) is not bool(inputs):
+        raise UsageError("expected INPUT, files or folders, or else --pacs with --study or --series")
+    if pacs is None and (study is not None or allow_http):
+        raise UsageError("--study and --allow-http are for --pacs: name the address of the PACS")
+    if dicom or pacs is not None:
+        _need_highdicom()
+    meaning = None if window is None else parse_window(window)
     choice = parse_choice(backend, precision)
     key = load_public_key(require_signature)
 
     # Here, because OpenCV and nibabel come with it, and `coronanet --help` needs neither.
+    from ..model.readers import Reading
     from .predict_run import local_ensemble, predict_and_answer, served_ensemble
+    from .result import Extras
 
-    local = local_ensemble(ctx.obj, bundles, choice, key)
-    ensemble = local if server is None else served_ensemble(server, timeout_s)
-    predict_and_answer(ensemble, inputs, meaning, folder, as_json=as_json)
+    reading, extras = Reading(meaning, series), Extras(dicom=dicom, identify=identify)
+    ensemble = local_ensemble(ctx.obj, bundles, choice, key) if server is None else served_ensemble(server, timeout_s)
+    if pacs is None:
+        predict_and_answer(ensemble, inputs or [], reading, folder, extras=extras, as_json=as_json)
+        return
+    from .pacs.address import parse_address
+    from .pacs.request import PacsRequest
+    from .predict_pacs import predict_from_pacs
+
+    request = PacsRequest(parse_address(pacs, allow_http=allow_http), study, series)
+    predict_from_pacs(ensemble, request, reading, folder, extras=extras, as_json=as_json)
+
+
+def _need_highdicom() -> None:
+    if importlib.util.find_spec("highdicom") is None:
+        raise MissingPackageError("highdicom", purpose="writing DICOM objects", extra="dicom")
 
 
 def parse_choice(backend: str | None, precision: str | None) -> Choice | None:

@@ -1,8 +1,8 @@
 """What `coronanet predict` does once its options are understood."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..console import emit_json, err, out, warn
+from ..console import emit_json, err, fail, out, warn
 from ..engines.base import Engine
 from ..engines.places import BundleProvider
 from ..engines.predictor import Choice, LocalEnsemble
-from ..model.card import Window
 from ..model.errors import MissingPackageError, UsageError
-from ..model.readers import Unreadable, try_inputs
+from ..model.readers import Reading, Unreadable, try_inputs
+from ..model.severity import SURROGATE_NOTE
 from ..model.study import Study
 from ..model.tasks import TASK_NAMES
 from .overlay import DISCLAIMER
-from .predict import Outcome, Result, local_models, predict_studies, served_models
+from .predict import Outcome, local_models, predict_studies, served_models
 from .report import ModelRecord
+from .result import Extras
+from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, triage, write_triage
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey
@@ -59,22 +61,32 @@ def local_ensemble(
         yield engine, local_models(bundles, choices)
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What a PACS took of the results, by name, and in one line why not all of it, empty where it took all."""
+
+    stored: tuple[str, ...]
+    error: str = ""
+
+
 def predict_and_answer(
     ensemble: AbstractContextManager[Ensemble],
     inputs: list[Path],
-    window: Window | None,
+    reading: Reading,
     folder: Path,
     *,
+    extras: Extras,
+    deliver: Callable[[Outcome], Delivery] | None = None,
     as_json: bool,
 ) -> None:
-    """Open the ensemble, run every input through it, write the results and say what came of it.
+    """Open the ensemble, run every input through it, write the results, deliver them, and say what came of it.
 
     Raises:
         UsageError: no input was finished.
-        typer.Exit: some were not (code 1).
+        typer.Exit: some were not, or were not delivered (code 1).
     """
     # The first study is read before anything is exported, measured or asked: a typo must not cost a minute.
-    studies = try_inputs(inputs, window=window)
+    studies = try_inputs(inputs, window=reading.window, series=reading.series)
     unreadable: list[Unreadable] = []
     for study in studies:
         if not isinstance(study, Unreadable):
@@ -82,9 +94,16 @@ def predict_and_answer(
         unreadable.append(study)
     else:
         raise _nothing_finished(unreadable)
+    check_triage_replaceable(folder)
     with ensemble as (engine, models):
-        outcome = _run(engine, models, chain(unreadable, [study], studies), folder)
-    _answer(outcome, window, as_json=as_json)
+        outcome = _run(engine, models, chain(unreadable, [study], studies), folder, extras)
+    if not outcome.results:
+        raise _nothing_finished(outcome.failures)
+    rows = triage(outcome)
+    write_triage(folder, rows)
+    delivery = deliver(outcome) if deliver else None
+    _warn_unused(outcome, reading, extras)
+    _answer(outcome, rows, delivery, as_json=as_json)
 
 
 def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
@@ -98,7 +117,11 @@ def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
 
 
 def _run(
-    engine: Engine, models: tuple[ModelRecord, ...], studies: Iterable[Study | Unreadable], folder: Path
+    engine: Engine,
+    models: tuple[ModelRecord, ...],
+    studies: Iterable[Study | Unreadable],
+    folder: Path,
+    extras: Extras,
 ) -> Outcome:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
@@ -107,14 +130,21 @@ def _run(
         def progress(name: str, done: int, total: int) -> None:
             bar.update(line, description=escape(name), completed=done, total=total)
 
-        return predict_studies(engine, studies, folder, models=models, progress=progress)
+        return predict_studies(engine, studies, folder, models=models, extras=extras, progress=progress)
 
 
-def _answer(outcome: Outcome, window: Window | None, *, as_json: bool) -> None:
-    if not outcome.results:
-        raise _nothing_finished(outcome.failures)
-    if window is not None and all(result.report.input.kind != "image" for result in outcome.results):
+def _warn_unused(outcome: Outcome, reading: Reading, extras: Extras) -> None:
+    """An option that no input, or not every one, could use."""
+    kinds = [result.report.input.kind for result in outcome.results]
+    if reading.window is not None and "image" not in kinds:
         warn("--window is for 8-bit images; these inputs carry Hounsfield units, so it was not used")
+    given = ((extras.dicom, "--dicom"), (extras.identify, "--identify"), (reading.series is not None, "--series"))
+    for option in (name for used, name in given if used):
+        if (others := len(kinds) - kinds.count("dicom")) > 0:
+            warn(f"{option} is for DICOM; {others} of {len(kinds)} inputs are not, so it was not used on them")
+
+
+def _answer(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None, *, as_json: bool) -> None:
     for result in outcome.results:
         # An image's note is the window that the user just gave.
         for note in () if result.report.input.kind == "image" else result.report.input.notes:
@@ -122,35 +152,69 @@ def _answer(outcome: Outcome, window: Window | None, *, as_json: bool) -> None:
     for failure in outcome.failures:
         err.print(f"failed: {failure.reason}", style="red", soft_wrap=True, markup=False)
     if as_json:
-        emit_json(_to_json(outcome))
+        emit_json(_to_json(outcome, rows, delivery))
     else:
-        out.print(_table(outcome.results))
+        out.print(_studies(outcome, rows))
+        out.print(_bands(rows))
+        out.print(f"{RULE}.", soft_wrap=True, markup=False)
+        out.print(f"{SURROGATE_NOTE}.", soft_wrap=True, markup=False)
         out.print(DISCLAIMER)
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    if delivery and delivery.stored:
+        err.print(f"stored in the PACS: {', '.join(delivery.stored)}", soft_wrap=True, markup=False)
+    if delivery and delivery.error:
+        fail(delivery.error)
+    if code := _exit_code(outcome, delivery):
+        raise typer.Exit(code)
 
 
-def _to_json(outcome: Outcome) -> dict[str, Any]:
+def _exit_code(outcome: Outcome, delivery: Delivery | None) -> int:
+    return outcome.exit_code or (1 if delivery and delivery.error else 0)
+
+
+def _to_json(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None) -> dict[str, Any]:
     return {
         "disclaimer": DISCLAIMER,
         "results": [{"folder": str(result.folder), "report": asdict(result.report)} for result in outcome.results],
         "failures": [asdict(failure) for failure in outcome.failures],
-        "exit_code": outcome.exit_code,
+        "triage": {
+            "rule": RULE,
+            "rows": [asdict(row) for row in rows],
+            "bands": [asdict(band) for band in count_bands(rows)],
+        },
+        "pacs": None if delivery is None else asdict(delivery),
+        "exit_code": _exit_code(outcome, delivery),
     }
 
 
-def _table(results: tuple[Result, ...]) -> Table:
-    table = Table("study", "slices", "infected", "lung involved", "networks agree", "ms a slice", "results in")
-    for result in results:
-        report, whole = result.report, result.report.findings
-        involved, dice = whole.percent_of_lung_involved, whole.agreement.dice
+def _studies(outcome: Outcome, rows: Sequence[TriageRow]) -> Table:
+    """The studies in the order of triage."""
+    results = {result.folder.name: result for result in outcome.results}
+    table = Table(
+        "", "study", "severity", "surrogate CT score", "effusion", "lung involved", "infected", "read with care",
+        "results in",
+    )  # fmt: skip
+    for row in rows:
+        if row.rank is None:
+            continue
+        result = results[row.study]
+        report, score = result.report, row.surrogate_ct_severity_score
         table.add_row(
+            str(row.rank),
             Text(report.input.name + (" (SYNTHETIC PHANTOM)" if report.input.synthetic else "")),
-            str(report.input.slices),
-            f"{whole.highest_infected_probability:.2f}",
-            "no lung found" if involved is None else f"{involved:.1f} %",
-            "no lesion" if dice is None else f"Dice {dice:.2f}{', with care' if whole.agreement.flagged else ''}",
-            f"{report.timings.inference_ms_per_slice:.0f}",
+            row.severity_band,
+            "-" if score is None else f"{score} of 25",
+            "-" if row.pleural_effusion_ml is None else f"{row.pleural_effusion_ml:.0f} ml",
+            "no lung" if row.percent_of_lung_involved is None else f"{row.percent_of_lung_involved:.1f} %",
+            f"{row.highest_infected_probability:.2f}",
+            ", ".join(dict.fromkeys(flag.name for flag in report.quality)),
             Text(str(result.folder), overflow="fold"),
         )
+    return table
+
+
+def _bands(rows: Sequence[TriageRow]) -> Table:
+    """What whoever allots beds counts, beside what is published on each band."""
+    table = Table("severity", "surrogate CT score", "studies", "published mortality")
+    for band in count_bands(rows):
+        table.add_row(band.band, band.surrogate_scores, str(band.studies), band.published)
     return table

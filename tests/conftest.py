@@ -6,7 +6,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,11 +26,15 @@ from coronanet.export.shipped import PRETRAINED, provide_bundles
 from coronanet.export.to_tensorrt import build_plan
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.networks import build
-from coronanet.model.phantom import make_labelled_phantom
+from coronanet.model.phantom import make_labelled_phantom, make_phantom
+from coronanet.model.study import Study
 from coronanet.model.tasks import TaskName
 from coronanet.model.weights import save_weights
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
+from pydicom import dcmwrite
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
 
 VOLUMES = ("1", "2", "4", "9")
@@ -168,3 +174,86 @@ def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+@pytest.fixture
+def write_series() -> Callable[..., list[Path]]:
+    """Writes a study as a DICOM CT series of single slices, feet to head: ``write_series(folder, study, edit=…)``.
+
+    Of the phantom, where no study is given: six slices of 64 x 64. Further keywords are elements of every slice;
+    ``edit`` changes a slice before it is written. The patient is ``Secret^Name``, number ``SECRET-7``, and neither may
+    ever be seen where nobody asked for it.
+    """
+
+    def write(
+        folder: Path,
+        study: Study | None = None,
+        *,
+        edit: Callable[[int, FileDataset], None] = lambda *_: None,
+        **fields: Any,
+    ) -> list[Path]:
+        study = study or small_phantom()
+        assert study.spacing_mm is not None
+        common: dict[str, Any] = _ct_fields(study) | {
+            "StudyInstanceUID": generate_uid(entropy_srcs=["study"]),
+            "SeriesInstanceUID": generate_uid(),
+            "FrameOfReferenceUID": generate_uid(entropy_srcs=["space"]),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        paths: list[Path] = []
+        for index, image in enumerate(study.image):
+            meta = FileMetaDataset()
+            meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+            place = [-20.0, -30.0, 100.0 + index * study.spacing_mm[0]]
+            own = {"SOPInstanceUID": generate_uid(), "InstanceNumber": index + 1, "ImagePositionPatient": place}
+            pixels = {"PixelData": (image + 1024).astype(np.uint16).tobytes()}
+            for keyword, value in (common | own | pixels | fields).items():
+                setattr(dataset, keyword, value)
+            edit(index, dataset)
+            meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+            meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            paths.append(folder / f"{len(list(folder.iterdir())):04d}")
+            dcmwrite(paths[-1], dataset, enforce_file_format=True)
+        return paths
+
+    return write
+
+
+@cache
+def small_phantom() -> Study:
+    return make_phantom(size=64, slices=6)
+
+
+def _ct_fields(study: Study) -> dict[str, Any]:
+    assert study.spacing_mm is not None
+    _, rows, columns = study.image.shape
+    return {
+        "SOPClassUID": CTImageStorage,
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "PatientName": "Secret^Name",
+        "PatientID": "SECRET-7",
+        "PatientBirthDate": "19500101",
+        "PatientSex": "O",
+        "StudyDate": "20201123",
+        "StudyTime": "101500",
+        "StudyID": "1",
+        "AccessionNumber": "SECRET-8",
+        "ReferringPhysicianName": "",
+        "Manufacturer": "phantom",
+        "SeriesNumber": 2,
+        "SliceThickness": study.spacing_mm[0],
+        "PixelSpacing": list(study.spacing_mm[1:]),
+        "ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        "Rows": rows,
+        "Columns": columns,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1024,
+    }

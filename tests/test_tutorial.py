@@ -17,6 +17,7 @@ import torch
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.engines.slices import phantom_slices
+from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card, Network
 from coronanet.model.metrics import dice
@@ -49,7 +50,7 @@ def folder(tiny_source: Path, tmp_path: Path) -> Path:
         (source / CARD).write_text(tiny.model_copy(update=update).to_json(), encoding="utf-8")
         save_file(network.state_dict(), source / WEIGHTS)
         export_bundle(
-            source, tmp_path / "bundles", phantom_slices(), half=False, builder=lambda _, network=network: network
+            source, tmp_path / "bundles", phantom_slices(), Wanted(builder=lambda _, network=network: network)
         )
     return tmp_path
 

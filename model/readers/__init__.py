@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonpath
 from pathlib import Path
 
 from ..card import Window
@@ -10,7 +11,7 @@ from ..errors import MissingPackageError, UsageError
 from ..study import Study
 from .windows import NAMED_WINDOWS, parse_window
 
-__all__ = ["NAMED_WINDOWS", "Unreadable", "find_inputs", "parse_window", "read_inputs", "try_inputs"]
+__all__ = ["NAMED_WINDOWS", "Reading", "Unreadable", "find_inputs", "parse_window", "read_inputs", "try_inputs"]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -18,6 +19,20 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 EXPECTED = "a DICOM series, NIfTI (.nii, .nii.gz), PNG or JPEG"
 #: The index of a DICOM medium: DICOM by its content, and never an image.
 _DICOM_INDEX = "DICOMDIR"
+#: Archives nest patient, study and series; what lies deeper than this is no longer looked for.
+_DEEPEST = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read, each option by those that need it.
+
+    ``window`` says what grey 0 and grey 255 of 8-bit images stand for; ``series`` names another CT series of a DICOM
+    study than the one that would be chosen, by its number, its hash or its UID.
+    """
+
+    window: Window | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,16 @@ class Input:
     """One study to be: where it lies, and how it is read once its turn comes."""
 
     origin: Path
-    read: Callable[[Window | None], Study]
+    read: Callable[[Reading], Study]
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What lies in a folder and below: files of DICOM, other inputs, and how many inputs beside DICOM are passed by."""
+
+    dicom: tuple[Path, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,25 +60,28 @@ class Unreadable:
     reason: str
 
 
-def read_inputs(paths: Sequence[Path], *, window: Window | None = None) -> Iterator[Study]:
+def read_inputs(paths: Sequence[Path], *, window: Window | None = None, series: str | None = None) -> Iterator[Study]:
     """Every study that ``paths`` hold, one after the other, each read when it is asked for.
 
-    A DICOM series is one study, whether its folder or a folder of such folders is given, and its notes say what else
-    lies there; a NIfTI file and an image are one each, and so is each of them in a folder.
+    A DICOM study is one, however its files lie in a folder and the folders in it: the CT series that shows the lungs
+    best is read, and its notes say what else lies there. A NIfTI file and an image are one each, and so is each of them
+    in a folder.
 
     Args:
         paths: files and folders.
-        window: what grey 0 and grey 255 of 8-bit images stand for; other inputs carry Hounsfield units and ignore it.
+        window, series: as in ``Reading``.
 
     Raises:
         UsageError: a path is missing, a folder holds nothing readable, or a file is refused; the line says why.
     """
     for path in paths:
         for found in find_inputs(path):
-            yield found.read(window)
+            yield found.read(Reading(window, series))
 
 
-def try_inputs(paths: Sequence[Path], *, window: Window | None = None) -> Iterator[Study | Unreadable]:
+def try_inputs(
+    paths: Sequence[Path], *, window: Window | None = None, series: str | None = None
+) -> Iterator[Study | Unreadable]:
     """``read_inputs`` that goes on: what cannot be read comes as ``Unreadable`` in its place."""
     for path in paths:
         try:
@@ -64,7 +91,7 @@ def try_inputs(paths: Sequence[Path], *, window: Window | None = None) -> Iterat
             continue
         for found in inputs:
             try:
-                yield found.read(window)
+                yield found.read(Reading(window, series))
             except UsageError as error:
                 yield Unreadable(str(found.origin), str(error))
 
@@ -87,25 +114,52 @@ def find_inputs(path: Path) -> list[Input]:
 
 
 def _in_folder(folder: Path) -> list[Input]:
+    tree = _scan(folder)
+    return [*_dicom_studies(tree, folder), *tree.inputs]
+
+
+def _scan(folder: Path, depth: int = 0) -> _Tree:
+    """Images and NIfTI files of a folder hide its subfolders, where results may lie; DICOM is looked for in all."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise UsageError(f"cannot read {folder}: {error.strerror}") from None
     files = [entry for entry in entries if entry.is_file() and entry.name.upper() != _DICOM_INDEX]
-    folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
-    if series := [file for file in files if _is_dicom(file)]:
-        others = sum(1 for file in files if file not in series and _in_file(file))
-        return [_series(series, folder.resolve().name, folder, _left_out(others, len(folders)))]
-    if inputs := [found for file in files if (found := _in_file(file))]:
-        return inputs
-    return [found for entry in folders for found in _in_folder(entry)]
+    dicom = [file for file in files if _is_dicom(file)]
+    inputs = [found for file in files if file not in dicom and (found := _in_file(file))]
+    if inputs and not dicom:
+        return _Tree(inputs=tuple(inputs))
+    folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()] if depth < _DEEPEST else []
+    below = [_scan(entry, depth + 1) for entry in folders]
+    dicom += [file for tree in below for file in tree.dicom]
+    beside = len(inputs) + sum(tree.beside for tree in below)
+    deeper = tuple(found for tree in below for found in tree.inputs)
+    return _Tree(tuple(dicom), deeper, beside)
 
 
-def _left_out(files: int, folders: int) -> tuple[str, ...]:
-    """What lies beside a DICOM series, which takes its folder for itself."""
-    counts = ((files, "file that is not DICOM", "files that are not DICOM"), (folders, "subfolder", "subfolders"))
-    parts = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
-    return (f"Not read beside this DICOM series: {' and '.join(parts)}; name them to read them",) if parts else ()
+def _dicom_studies(tree: _Tree, folder: Path) -> list[Input]:
+    """One input for each DICOM study, or, where files do not say of which they are, for each of their folders."""
+    if not tree.dicom:
+        return []
+    _need_pydicom(folder)
+    from .dicom import study_of
+
+    studies: dict[str, list[Path]] = {}
+    of_folder: dict[Path, str] = {}
+    said = {file: study_of(file) for file in tree.dicom}
+    for file, study in said.items():
+        of_folder[file.parent] = study or of_folder.get(file.parent, "")
+    for file, study in said.items():
+        # A file that does not say, or is damaged, belongs to what lies beside it; reading that will tell.
+        studies.setdefault(study or of_folder[file.parent] or str(file.parent), []).append(file)
+    notes = ()
+    if tree.beside:
+        files = "1 file that is" if tree.beside == 1 else f"{tree.beside} files that are"
+        notes = (f"Not read beside DICOM: {files} not; name them to read them",)
+    homes = [Path(commonpath([file.parent for file in files])) for files in studies.values()]
+    return [
+        _series(files, home.resolve().name, home, notes) for files, home in zip(studies.values(), homes, strict=True)
+    ]
 
 
 def _in_file(path: Path) -> Input | None:
@@ -113,7 +167,7 @@ def _in_file(path: Path) -> Input | None:
     if name.endswith(NIFTI_SUFFIXES):
         return Input(path, lambda _: _nifti(path))
     if name.endswith(IMAGE_SUFFIXES):
-        return Input(path, lambda window: _image(path, window))
+        return Input(path, lambda reading: _image(path, reading.window))
     if _is_dicom(path) or name.endswith(DICOM_SUFFIXES):
         return _series([path], path.stem if name.endswith(DICOM_SUFFIXES) else path.name, path)
     return None
@@ -142,12 +196,16 @@ def _image(path: Path, window: Window | None) -> Study:
 
 
 def _series(files: Sequence[Path], name: str, origin: Path, notes: tuple[str, ...] = ()) -> Input:
-    def read(_: Window | None) -> Study:
-        if importlib.util.find_spec("pydicom") is None:
-            raise MissingPackageError("pydicom", purpose=f"reading {origin}", extra="dicom")
+    def read(reading: Reading) -> Study:
+        _need_pydicom(origin)
         from .dicom import read_series
 
-        study = read_series(files, name=name, origin=origin)
+        study = read_series(files, name=name, origin=origin, wanted=reading.series)
         return replace(study, notes=(*study.notes, *notes))
 
     return Input(origin, read)
+
+
+def _need_pydicom(origin: Path) -> None:
+    if importlib.util.find_spec("pydicom") is None:
+        raise MissingPackageError("pydicom", purpose=f"reading {origin}", extra="dicom")

@@ -37,15 +37,17 @@ def read_nifti(path: Path) -> Study:
     affine = np.asarray(image.affine, np.float64)
     grid = NiftiGrid(affine, shape, _orientation(affine, shape, path), _codes(image))
     volume_shape = (*shape, 1)[:3]
-    _check_extent(volume_shape, grid.orientation, path)
-    volume = _hounsfield(image, volume_shape, path)
+    size = tuple(volume_shape[list(grid.orientation[:, 0]).index(axis)] for axis in (2, 1, 0))
+    check_size(*size, origin=str(path))
+    volume = np.empty(size, np.int16)
+    _read_hounsfield(image, _file_axes(volume, grid.orientation), path)
     study_affine = affine @ inv_ornt_aff(grid.orientation, volume_shape)
     column, row = (float(size) for size in np.linalg.norm(study_affine[:3, :2], axis=0))
     # Across the slices, not along their axis: a sheared voxel (a tilted gantry) is smaller than its three edges say.
     between = float(abs(np.linalg.det(study_affine[:3, :3]))) / (column * row)
     return Study(
         stem(path),
-        np.ascontiguousarray(apply_orientation(volume, grid.orientation).transpose(2, 1, 0)),
+        volume,
         "nifti",
         spacing_mm=(between, row, column),
         affine=study_affine,
@@ -79,10 +81,7 @@ def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
 
 def to_file_grid(mask: NDArray[np.uint8], grid: NiftiGrid) -> NDArray[np.uint8]:
     """A mask ``[Z, H, W]`` of a study on the voxels of the NIfTI file that the study was read from."""
-    back = np.empty_like(grid.orientation)
-    for axis, (target, flip) in enumerate(grid.orientation):
-        back[int(target)] = (axis, flip)
-    return np.ascontiguousarray(apply_orientation(mask.transpose(2, 1, 0), back).reshape(grid.shape))
+    return np.ascontiguousarray(_file_axes(mask, grid.orientation).reshape(grid.shape))
 
 
 def stem(path: Path) -> str:
@@ -119,20 +118,23 @@ def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...], path: Path
     return orientation
 
 
-def _check_extent(shape: tuple[int, ...], orientation: NDArray[np.float64], path: Path) -> None:
-    columns, rows, slices = (shape[list(orientation[:, 0]).index(axis)] for axis in range(3))
-    check_size(slices, rows, columns, origin=str(path))
+def _file_axes(volume: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
+    """A view of ``[Z, H, W]`` along the axes of the file."""
+    back = np.empty_like(orientation)
+    for axis, (target, flip) in enumerate(orientation):
+        back[int(target)] = (axis, flip)
+    return apply_orientation(volume.transpose(2, 1, 0), back)
 
 
-def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.int16]:
+def _read_hounsfield(image: Any, volume: NDArray[np.int16], path: Path) -> None:
+    """Fill ``volume``, which has the file's axes."""
     try:
-        stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+        stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(volume.shape)
     except _DAMAGED as error:
         raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    volume = np.empty(shape, np.int16, order="F")
     # Slice by slice: the scaled values are float64, four times the size of what is kept.
-    for index in range(shape[2]):
+    for index in range(volume.shape[2]):
         volume[..., index] = to_hounsfield(stored[..., index], slope=slope, intercept=intercept, origin=str(path))
     lowest = int(volume.min())
     if lowest > AIR_HU:
@@ -140,7 +142,6 @@ def _hounsfield(image: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.in
             f"{path} is not chest CT in Hounsfield units: its lowest value is {lowest}, and the air in lungs lies near "
             "-850: restore its scaling (scl_slope, scl_inter), or save 8-bit slices as PNG and pass their --window"
         )
-    return volume
 
 
 def _notes(image: Any) -> tuple[str, ...]:

@@ -27,31 +27,25 @@ def test_each_slice_is_counted_on_its_own() -> None:
     assert well.percent_of_lung_involved == 0.0
 
 
-def test_the_study_counts_lesion_within_lung_and_probability_where_lung_is() -> None:
-    whole = study_findings(decisions(), None)
+def test_a_slice_tells_its_height_where_it_is_known() -> None:
+    assert [item.position_mm for item in slice_findings(decisions(), (0.0, 2.5, 7.5))] == [0.0, 2.5, 7.5]
+    assert [item.position_mm for item in slice_findings(decisions())] == [None] * 3
+
+
+def test_the_study_takes_its_probability_from_where_lung_is() -> None:
+    whole = study_findings(decisions())
     assert whole.slices_with_lung == 2
     assert whole.highest_infected_probability == pytest.approx(0.5)
     assert whole.mean_infected_probability == pytest.approx(0.375)
     assert whole.most_suspicious_slice == 2
-    assert whole.percent_of_lung_involved == pytest.approx(100 * 4 / 15)
-    assert whole.percent_of_lung_by_type == pytest.approx({"ground_glass": 100 * 2 / 15, "consolidation": 100 / 15})
-    assert whole.volumes_ml is None
+    assert (whole.lung_pixels, whole.lesion_pixels) == (15, 5)
+    assert whole.pixels_by_type == {"ground_glass": 2, "consolidation": 1, "pleural_effusion": 1}
 
 
-def test_volumes_are_pixels_times_the_voxel() -> None:
-    volumes = study_findings(decisions(), (10.0, 2.0, 0.5)).volumes_ml
-    assert volumes is not None
-    assert volumes.lung == pytest.approx(15 * 0.01)
-    assert volumes.lesion == pytest.approx(5 * 0.01)
-    assert volumes.by_type == pytest.approx({"ground_glass": 0.02, "consolidation": 0.01, "pleural_effusion": 0.01})
-
-
-def test_a_study_without_lung_has_probabilities_but_no_percentage() -> None:
+def test_a_study_without_lung_takes_its_probability_from_everywhere() -> None:
     empty = np.zeros((2, 4, 5), np.uint8)
-    whole = study_findings(Decisions(np.array([0.1, 0.3], np.float32), empty, empty, empty), (1.0, 1.0, 1.0))
+    whole = study_findings(Decisions(np.array([0.1, 0.3], np.float32), empty, empty, empty))
     assert whole.highest_infected_probability == pytest.approx(0.3)
-    assert whole.percent_of_lung_involved is None
-    assert whole.percent_of_lung_by_type is None
     assert whole.agreement.dice is None
     assert not whole.agreement.flagged
 

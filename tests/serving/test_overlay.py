@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
-from coronanet.model.findings import Decisions, SliceFindings, slice_findings, study_findings
+from coronanet.model.assessment import assess
+from coronanet.model.findings import Decisions, SliceFindings
 from coronanet.model.phantom import Phantom, make_labelled_phantom
 from coronanet.model.study import Study
-from coronanet.serving.overlay import ALARM, LESION_COLOUR, TYPE_COLOURS, Canvas, choose_slices, render_overlay
+from coronanet.serving.overlay import (
+    ALARM,
+    LESION_COLOUR,
+    TYPE_COLOURS,
+    Canvas,
+    choose_slices,
+    render_montage,
+    render_overlay,
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +25,8 @@ def phantom() -> Phantom:
 def draw(study: Study, types: Canvas, lung: Canvas, lesion: Canvas | None = None) -> Canvas:
     probability = np.full(len(types), 0.5, np.float32)
     decisions = Decisions(probability, (types > 0).astype(np.uint8) if lesion is None else lesion, types, lung)
-    return render_overlay(study, decisions, slice_findings(decisions), study_findings(decisions, study.spacing_mm))
+    assessment = assess(study, decisions)
+    return render_overlay(study, assessment, render_montage(study, decisions, assessment.slices))
 
 
 def near(picture: Canvas, colour: tuple[int, int, int]) -> Canvas:

@@ -135,8 +135,9 @@ def test_the_shipped_networks_read_a_real_volume(tmp_path: Path, data: Path, ens
     (result,) = predict_studies(ensemble, [study], tmp_path / "out", models=served_models()).results
     findings = result.report.findings
     assert findings.slices_with_lung == 3
-    assert findings.volumes_ml is not None
-    assert 200 < findings.volumes_ml.lung < 2500
+    lung_ml = result.report.severity.whole.lung_ml
+    assert lung_ml is not None
+    assert 200 < lung_ml < 2500
     types = nib.Nifti1Image.from_filename(result.folder / "lesion_types.nii.gz")
     assert study.nifti is not None
     np.testing.assert_allclose(np.asarray(types.affine, np.float64), study.nifti.affine)

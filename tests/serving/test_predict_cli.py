@@ -1,5 +1,6 @@
 """`coronanet predict` as a person types it."""
 
+import csv
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -92,6 +93,41 @@ def test_json_is_one_object_with_every_report(tmp_path: Path, slice_png: Path, o
     assert Path(answer["results"][0]["folder"]) == tmp_path / "out" / "slice"
 
 
+def test_json_has_the_order_of_triage_and_the_counts_by_band(
+    tmp_path: Path, slice_png: Path, opened: list[str]
+) -> None:
+    result = predict(slice_png, "--out", tmp_path / "out", "--window", "lung", "--json")
+    given = json.loads(result.stdout)["triage"]
+    assert [(row["rank"], row["study"]) for row in given["rows"]] == [(1, "slice")]
+    assert {band["band"]: band["studies"] for band in given["bands"]}["cannot be said"] == 1
+    with (tmp_path / "out" / "triage.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["slice"]
+
+
+def test_people_get_the_order_the_counts_and_what_is_published(
+    tmp_path: Path, slice_png: Path, opened: list[str]
+) -> None:
+    shown = predict(slice_png, "--out", tmp_path / "out", "--window", "lung").stdout
+    for said in (
+        "cannot be said",
+        "surrogate CT score",
+        "published mortality",
+        "18 to 25",
+        "By severity band",
+        "Surrogate of",
+    ):
+        assert said in shown
+
+
+def test_a_list_that_is_not_ours_is_not_replaced(tmp_path: Path, slice_png: Path, opened: list[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "triage.csv").write_text("mine")
+    result = predict(slice_png, "--out", tmp_path / "out", "--window", "lung")
+    assert isinstance(result.exception, UsageError)
+    assert opened == []
+    assert (tmp_path / "out" / "triage.csv").read_text() == "mine"
+
+
 def test_people_get_a_table_and_the_disclaimer(tmp_path: Path, slice_png: Path, opened: list[str]) -> None:
     result = predict(slice_png, "--out", tmp_path / "out", "--window", "lung")
     assert "slice" in result.stdout
@@ -115,7 +151,7 @@ def test_some_of_many_failed_is_exit_code_1_with_the_good_ones_finished(
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
     assert [Path(failure["origin"]).name for failure in answer["failures"]] == ["broken.png", "lost.nii"]
-    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["slice"]
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["slice", "triage.csv"]
     assert predict(*arguments).exit_code == 1
 
 

@@ -1,149 +1,89 @@
-"""The files of a result: on the input's own grid, complete, and never over something else."""
+"""``report.json`` fits its published schema, whatever was read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import nibabel as nib
+import jsonschema
 import numpy as np
 import pytest
-from coronanet.model.errors import UsageError
+from coronanet.model.assessment import assess
 from coronanet.model.findings import Decisions
+from coronanet.model.lungs import Cleaning, keep_lungs
 from coronanet.model.phantom import make_labelled_phantom
-from coronanet.model.readers import parse_window, read_inputs
 from coronanet.model.study import Study
-from coronanet.serving.report import ModelRecord, write_result
-from numpy.typing import NDArray
+from coronanet.model.tasks import TASK_NAMES
+from coronanet.serving.report import SCHEMA_VERSION, ModelRecord, Report, Timings, make_report, report_schema
 
-MODELS = (ModelRecord("classification", "ab" * 32, "onnxruntime", "fp32"),)
-
-
-def decide(study: Study) -> Decisions:
-    """A lesion where the image is above zero, of a type that depends on the place."""
-    mask = (study.image > 0).astype(np.uint8)
-    types = (mask * (1 + np.arange(study.image.shape[2]) % 3)).astype(np.uint8)
-    return Decisions(np.full(len(mask), 0.25, np.float32), mask, types, np.ones_like(mask))
+SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / f"report-{SCHEMA_VERSION}.schema.json"
 
 
-def write(folder: Path, study: Study) -> dict[str, object]:
-    write_result(folder, study, decide(study), MODELS, inference_ms=12.0)
-    return json.loads((folder / "report.json").read_text())
-
-
-def affine_of(path: Path) -> NDArray[np.float64]:
-    return np.asarray(nib.Nifti1Image.from_filename(path).affine, np.float64)
-
-
-def codes_of(path: Path) -> tuple[int, int]:
-    header: Any = nib.Nifti1Image.from_filename(path).header
-    return int(header["qform_code"]), int(header["sform_code"])
-
-
-def ct() -> NDArray[np.int16]:
-    return np.random.default_rng(0).integers(-1000, 1000, (20, 24, 6), np.int16)
-
-
-@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL"])
-def test_masks_of_a_nifti_lie_on_its_voxels_in_its_affine(tmp_path: Path, axes: str) -> None:
-    source = nib.Nifti1Image(ct(), np.array([[0.7, 0.1, 0, -40], [-0.1, 0.8, 0, 30], [0, 0, 5.0, -200], [0, 0, 0, 1]]))
-    transform = nib.orientations.ornt_transform(
-        nib.io_orientation(source.affine), nib.orientations.axcodes2ornt(tuple(axes))
-    )
-    turned = source.as_reoriented(transform.astype(int).tolist())
-    nib.save(turned, tmp_path / "p.nii.gz")
-    (study,) = read_inputs([tmp_path / "p.nii.gz"])
-    write(tmp_path / "out" / "p", study)
-    assert sorted(file.name for file in (tmp_path / "out" / "p").iterdir()) == [
-        "lesion_mask.nii.gz",
-        "lesion_types.nii.gz",
-        "lung_mask.nii.gz",
-        "overlay.png",
-        "report.json",
-    ]
-    mask = nib.Nifti1Image.from_filename(tmp_path / "out" / "p" / "lesion_mask.nii.gz")
-    assert mask.get_data_dtype() == np.uint8
-    mask_affine = affine_of(tmp_path / "out" / "p" / "lesion_mask.nii.gz")
-    np.testing.assert_allclose(mask_affine, affine_of(tmp_path / "p.nii.gz"), atol=1e-5)
-    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), np.asanyarray(turned.dataobj) > 0)
-
-
-@pytest.mark.parametrize(("qform", "sform"), [(1, 0), (0, 2), (1, 4), (0, 0)])
-def test_masks_of_a_nifti_carry_its_codes(tmp_path: Path, qform: int, sform: int) -> None:
-    source = nib.Nifti1Image(ct(), np.diag([-0.7, -0.8, 2.5, 1.0]))
-    source.set_qform(source.affine, qform)
-    source.set_sform(source.affine, sform)
-    nib.save(source, tmp_path / "p.nii")
-    (study,) = read_inputs([tmp_path / "p.nii"])
-    write(tmp_path / "out", study)
-    assert codes_of(tmp_path / "out" / "lung_mask.nii.gz") == (qform, sform)
-    np.testing.assert_allclose(
-        affine_of(tmp_path / "out" / "lung_mask.nii.gz"), affine_of(tmp_path / "p.nii"), atol=1e-5
+def a_report(study: Study, decisions: Decisions, cleaning: Cleaning | None = None) -> Report:
+    models = [ModelRecord(name, "ab" * 32, "onnxruntime", "fp32") for name in TASK_NAMES]
+    return make_report(
+        study,
+        models,
+        assess(study, decisions),
+        cleaning=cleaning or keep_lungs(decisions),
+        files=("report.json",),
+        timings=Timings(1.0, 1.0, 1.0),
     )
 
 
-def test_masks_of_an_image_are_png_of_its_size_with_labels_as_greys(tmp_path: Path) -> None:
-    grey = np.random.default_rng(0).integers(0, 255, (30, 50), np.uint8)
-    cv2.imwrite(str(tmp_path / "s.png"), grey)
-    (study,) = read_inputs([tmp_path / "s.png"], window=parse_window("-1000 1000"))
-    report = write(tmp_path / "s", study)
-    types = cv2.imread(str(tmp_path / "s" / "lesion_types.png"), cv2.IMREAD_UNCHANGED)
-    assert types.dtype == np.uint8
-    np.testing.assert_array_equal(types, decide(study).lesion_types[0])
-    assert report["files"] == ["report.json", "overlay.png", "lesion_mask.png", "lesion_types.png", "lung_mask.png"]
+def of_phantom() -> Report:
+    phantom = make_labelled_phantom(size=64, slices=24)
+    masks = (phantom.lesion_mask, phantom.lesion_types, phantom.lung_mask)
+    return a_report(phantom.study, Decisions(np.full(24, 0.9, np.float32), *masks))
 
 
-def test_masks_of_a_phantom_lie_in_its_own_ras_affine(tmp_path: Path) -> None:
-    phantom = make_labelled_phantom(size=64, slices=3)
-    write(tmp_path / "x", phantom.study)
-    mask = nib.Nifti1Image.from_filename(tmp_path / "x" / "lesion_mask.nii.gz")
-    assert phantom.study.affine is not None
-    assert codes_of(tmp_path / "x" / "lesion_mask.nii.gz") == (1, 1)
-    np.testing.assert_allclose(affine_of(tmp_path / "x" / "lesion_mask.nii.gz"), phantom.study.affine, atol=1e-4)
-    np.testing.assert_array_equal(np.asanyarray(mask.dataobj).transpose(2, 1, 0), phantom.study.image > 0)
+def of_image() -> Report:
+    image = np.full((1, 8, 8), -800, np.int16)
+    masks = [np.zeros((1, 8, 8), np.uint8) for _ in range(3)]
+    study = Study("x", image, "image", window_hu=(-1350.0, 150.0))
+    return a_report(study, Decisions(np.zeros(1, np.float32), *masks))
 
 
-def test_the_report_says_what_was_read_what_decided_and_what_was_found(tmp_path: Path) -> None:
-    study = make_labelled_phantom(size=64, slices=3).study
-    report = json.loads(json.dumps(write(tmp_path / "x", study)))
-    assert report["schema_version"] == 1
-    assert report["disclaimer"] == "Research use only. Not a medical device."
-    assert report["input"]["synthetic"] is True
-    assert (report["input"]["slices"], report["input"]["rows"], report["input"]["columns"]) == (3, 64, 64)
-    assert report["models"] == [
-        {"task": "classification", "bundle_sha256": "ab" * 32, "backend": "onnxruntime", "precision": "fp32"}
-    ]
-    assert report["labels"]["lesion_types"]["3"] == "pleural effusion"
-    assert [item["slice"] for item in report["slices"]] == [1, 2, 3]
-    assert report["findings"]["volumes_ml"]["lung"] > 0
-    assert report["timings"]["inference_ms_per_slice"] == pytest.approx(4.0)
-    assert set(report["files"]) == {file.name for file in (tmp_path / "x").iterdir()}
+def schema() -> dict[str, Any]:
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))
 
 
-def test_an_earlier_result_is_replaced_whole(tmp_path: Path) -> None:
-    study = make_labelled_phantom(size=64, slices=2).study
-    write(tmp_path / "x", study)
-    (tmp_path / "x" / "lesion_mask.png").write_bytes(b"left by a run on an image of this name")
-    write(tmp_path / "x", study)
-    assert not (tmp_path / "x" / "lesion_mask.png").exists()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+def test_the_published_schema_is_a_schema_and_that_of_the_code() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    assert schema() == report_schema(), f"write json.dumps(report_schema(), indent=2) to {SCHEMA.name}"
 
 
-@pytest.mark.parametrize("theirs", ["IM0001", "report.json"])
-def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path: Path, theirs: str) -> None:
-    (tmp_path / "chest").mkdir()
-    (tmp_path / "chest" / theirs).write_text("precious")
-    (tmp_path / "chest" / "diary.txt").write_text("precious")
-    with pytest.raises(UsageError, match="choose another --out"):
-        write(tmp_path / "chest", make_labelled_phantom(size=64, slices=1).study)
-    assert (tmp_path / "chest" / "diary.txt").read_text() == "precious"
+@pytest.mark.parametrize("make", [of_phantom, of_image])
+def test_reports_fit_the_schema(make: Callable[[], Report]) -> None:
+    report = json.loads(make().to_json())
+    jsonschema.validate(report, schema())
+    assert report["schema_version"] == SCHEMA_VERSION
 
 
-def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("change", ["missing", "extra", "version"])
+def test_anything_else_does_not_fit(change: str) -> None:
+    report = json.loads(of_phantom().to_json())
+    if change == "missing":
+        del report["severity"]["surrogate_score"]
+    elif change == "extra":
+        report["severity"]["whole"]["patient"] = "somebody"
+    else:
+        report["schema_version"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(report, schema())
 
-    monkeypatch.setattr(nib, "save", full)
-    with pytest.raises(UsageError, match="No space left on device"):
-        write(tmp_path / "x", make_labelled_phantom(size=64, slices=1).study)
-    assert list(tmp_path.iterdir()) == []
+
+def test_the_score_is_called_a_surrogate_wherever_it_stands() -> None:
+    report = json.loads(of_phantom().to_json())
+    assert report["severity"]["surrogate_score"]["total"] > 0
+    assert "surrogate" in report["severity"]["surrogate_score"]["note"].lower()
+    assert all("surrogate" in path for path in paths_to(report, "points"))
+
+
+def paths_to(value: object, key: str, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        here = [path] if key in value else []
+        return here + [found for name, item in value.items() for found in paths_to(item, key, f"{path}/{name}")]
+    if isinstance(value, list):
+        return [found for item in value for found in paths_to(item, key, path)]
+    return []

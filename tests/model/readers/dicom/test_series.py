@@ -229,7 +229,7 @@ def test_of_two_slices_at_one_position_the_first_acquired_is_read(tmp_path: Path
     early = [ct_slice(float(i), 5, AcquisitionNumber=1, InstanceNumber=90 + i) for i in range(3)]
     study = read_one(save(tmp_path / "chest", *late, *early))
     assert (study.image[:, 3, 3] == 2 * 5 - 1000).all()
-    assert any("3 slices lie at a position" in note for note in study.notes)
+    assert any("Slices at a position that another slice has: 3" in note for note in study.notes)
 
 
 def test_a_missing_slice_is_said_and_does_not_stretch_the_spacing(tmp_path: Path) -> None:
@@ -237,22 +237,6 @@ def test_a_missing_slice_is_said_and_does_not_stretch_the_spacing(tmp_path: Path
     assert study.spacing_mm is not None
     assert study.spacing_mm[0] == pytest.approx(2.0)
     assert any("1 gaps wider" in note for note in study.notes)
-
-
-def test_every_subfolder_with_a_series_is_a_study(tmp_path: Path) -> None:
-    save(tmp_path / "export" / "a", ct_slice(0, 1))
-    save(tmp_path / "export" / "deep" / "b", ct_slice(0, 1))
-    (tmp_path / "export" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 20)
-    assert [study.name for study in read_inputs([tmp_path / "export"])] == ["a", "b"]
-
-
-def test_what_is_not_read_beside_a_series_is_said(tmp_path: Path) -> None:
-    folder = save(tmp_path / "chest", ct_slice(0, 1))
-    for name in ("a.png", "b.nii.gz", "readme.txt", ".hidden.png", "DICOMDIR"):
-        (folder / name).write_bytes(b"x")
-    (folder / "older").mkdir()
-    (note,) = read_one(folder).notes
-    assert "2 files that are not DICOM and 1 subfolder" in note
 
 
 @pytest.mark.parametrize(
@@ -276,16 +260,6 @@ def test_what_is_not_a_ct_slice_in_hounsfield_units_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(save(tmp_path / "chest", ct_slice(0, 100, **changes)))
-
-
-def test_slices_of_different_sizes_are_refused(tmp_path: Path) -> None:
-    small = ct_slice(1.0, 5, Rows=4, PixelData=np.zeros((4, 8), np.uint16).tobytes())
-    assert "different sizes (4 x 8, 6 x 8)" in refusal(save(tmp_path / "chest", ct_slice(0.0, 5), small))
-
-
-def test_slices_of_different_spacing_are_refused(tmp_path: Path) -> None:
-    other = ct_slice(1.0, 5, PixelSpacing=[0.5, 0.5])
-    assert "different orientation or pixel spacing" in refusal(save(tmp_path / "chest", ct_slice(0.0, 5), other))
 
 
 @pytest.mark.parametrize("keep", [140, 400, -10])

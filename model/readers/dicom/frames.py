@@ -1,48 +1,17 @@
-"""The header of a DICOM file as the frames it holds: where each lies and how its values become Hounsfield units."""
+"""A DICOM file as the frames it holds: where each lies and how its values become Hounsfield units."""
 
-import logging
 import math
-import struct
-import warnings
-import zlib
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from ..errors import UsageError
-from .hounsfield import check_size
-
-#: What pydicom raises on bytes that are not what their header promises.
-DAMAGED = (
-    BytesLengthException,
-    InvalidDicomError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-_CT_CLASSES = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage; the enhanced ones continue it with .1 and .2
-#: Only these are read: nothing that names the patient is ever in memory.
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "AcquisitionNumber",
-    "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
+from ...errors import UsageError
+from ..hounsfield import check_size
+from .files import DAMAGED, quiet
+from .headers import Header, word
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +19,7 @@ class Frame:
     """One slice of a series.
 
     Attributes:
-        path, index: the file and the frame in it.
+        header, index: of the file, and the frame in it.
         order: acquisition and instance number, which decide between frames at one position.
         position_mm: centre of the first pixel, in the patient's LPS millimetres.
         row_axis, column_axis: unit vectors along a row and along a column.
@@ -59,7 +28,7 @@ class Frame:
         unspecified_units: the rescale type is "US", so the header leaves the unit open.
     """
 
-    path: Path
+    header: Header
     index: int
     instance: str
     order: tuple[int, int]
@@ -74,69 +43,12 @@ class Frame:
     unspecified_units: bool
 
     @property
+    def path(self) -> Path:
+        return self.header.path
+
+    @property
     def normal(self) -> NDArray[np.float64]:
         return np.cross(self.row_axis, self.column_axis)
-
-
-@dataclass(frozen=True, eq=False)
-class Header:
-    """What decides whether a file belongs to a CT series, before anything more is asked of it."""
-
-    path: Path
-    dataset: Dataset
-    modality: str
-    series: str
-    frames: int
-    is_ct_image: bool
-    is_localizer: bool
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """Hold back pydicom's warnings and log: they quote values of the header, which may name the patient."""
-    log = logging.getLogger("pydicom")
-    before = log.disabled
-    log.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = before
-
-
-def read_header(path: Path) -> Header:
-    """
-    Raises:
-        UsageError: the file is not DICOM, or is cut off or damaged before its pixels.
-    """
-    try:
-        with quiet():
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            sop_class = str(dataset.get("SOPClassUID", ""))
-            modality = _word(dataset.get("Modality"))
-            image_type = [str(part).strip().upper() for part in dataset.get("ImageType", None) or ()]
-            frames = int(dataset.get("NumberOfFrames", 1) or 1)
-            series = str(dataset.get("SeriesInstanceUID", ""))
-            has_pixels = dataset.get("Rows") is not None
-    except DAMAGED as error:
-        raise UsageError(f"{path} is not a readable DICOM file ({type(error).__name__}): copy it again") from None
-    is_ct_class = sop_class == _CT_CLASSES or sop_class.startswith(_CT_CLASSES + ".")
-    # Every image object names its modality, so one without is cut off, not of another kind.
-    if not (modality or is_ct_class) or (is_ct_class and not has_pixels):
-        raise UsageError(
-            f"{path} is truncated: its DICOM header ends before the image is described; copy it again",
-            page="corrupted-file",
-        )
-    return Header(
-        path=path,
-        dataset=dataset,
-        modality=modality or ("CT" if is_ct_class else "unknown"),
-        series=series,
-        frames=frames,
-        is_ct_image=has_pixels and (modality == "CT" or is_ct_class),
-        is_localizer="LOCALIZER" in image_type,
-    )
 
 
 def read_frames(header: Header) -> list[Frame]:
@@ -159,7 +71,9 @@ def read_frames(header: Header) -> list[Frame]:
 def _check_pixels(header: Header) -> None:
     dataset, path = header.dataset, header.path
     check_size(header.frames, int(dataset.Rows), int(dataset.get("Columns", 0) or 0), origin=str(path))
-    samples, photometric = dataset.get("SamplesPerPixel", 1), _word(dataset.get("PhotometricInterpretation"))
+    if header.bits not in (8, 16, 32):
+        raise UsageError(f"{path} has {header.bits} bits a pixel: expected CT slices of 16")
+    samples, photometric = dataset.get("SamplesPerPixel", 1), word(dataset.get("PhotometricInterpretation"))
     if samples != 1 or photometric != "MONOCHROME2":
         raise UsageError(
             f"{path} holds {photometric or 'unspecified'} pixels with {samples} samples: expected MONOCHROME2 CT slices"
@@ -202,7 +116,7 @@ def _frame(header: Header, index: int, groups: list[Dataset]) -> Frame:
         return array
 
     rescale = "PixelValueTransformationSequence"
-    unit = _word(value("RescaleType", rescale) or "HU").upper()
+    unit = word(value("RescaleType", rescale) or "HU").upper()
     if unit not in ("HU", "US"):
         raise UsageError(f"{header.path} is rescaled to {unit}: expected Hounsfield units (HU)")
     cosines = numbers("ImageOrientationPatient", "PlaneOrientationSequence", 6)
@@ -214,7 +128,7 @@ def _frame(header: Header, index: int, groups: list[Dataset]) -> Frame:
         raise UsageError(f"{header.path} has a broken PixelSpacing: expected two positive numbers")
     dataset = header.dataset
     return Frame(
-        path=header.path,
+        header=header,
         index=index,
         instance=f"{dataset.get('SOPInstanceUID') or header.path}/{index}",
         order=(int(dataset.get("AcquisitionNumber", 0) or 0), int(dataset.get("InstanceNumber", 0) or 0) + index),
@@ -228,11 +142,6 @@ def _frame(header: Header, index: int, groups: list[Dataset]) -> Frame:
         intercept=float(numbers("RescaleIntercept", rescale, 1)[0]),
         unspecified_units=unit == "US",
     )
-
-
-def _word(found: object) -> str:
-    """A value that messages quote: one line of it, and nothing that a terminal obeys."""
-    return "".join(letter for letter in str(found or "") if letter.isprintable()).strip()
 
 
 def _thickness(found: object) -> float | None:
