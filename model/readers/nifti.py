@@ -81,7 +81,7 @@ def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
 
 def to_file_grid(mask: NDArray[np.uint8], grid: NiftiGrid) -> NDArray[np.uint8]:
     """A mask ``[Z, H, W]`` of a study on the voxels of the NIfTI file that the study was read from."""
-    return np.ascontiguousarray(_file_axes(mask, grid.orientation).reshape(grid.shape))
+    return _file_axes(mask, grid.orientation).reshape(grid.shape)
 
 
 def stem(path: Path) -> str:

@@ -70,6 +70,26 @@ def test_a_whole_chest_is_read_without_a_word(tmp_path: Path) -> None:
     assert "lungs incomplete" not in flags(report)
 
 
+def test_cloth_beside_the_body_is_cleared_before_anything_is_measured_or_written(tmp_path: Path) -> None:
+    image = CHEST.image.copy()
+    image[20:, 30:40, :4] = -600
+    (result,) = run([save(tmp_path / "cloth.nii", image)], tmp_path / "out").results
+    report = result.report
+    assert report.cleaning.lung_pixels >= 4 * 40
+    written = {
+        name: np.asanyarray(nib.Nifti1Image.from_filename(result.folder / f"{name}.nii.gz").dataobj).transpose(2, 1, 0)
+        for name in ("lung_mask", "lesion_mask", "lesion_types")
+    }
+    assert not any(mask[20:, 30:40, :4].any() for mask in written.values())
+    lung = written["lung_mask"] > 0
+    involved = 100 * np.count_nonzero((written["lesion_mask"] > 0) & lung) / np.count_nonzero(lung)
+    assert report.severity.whole.percent_involved == pytest.approx(involved)
+    assert report.findings.lung_pixels == np.count_nonzero(lung)
+    spacing = report.input.spacing_mm
+    assert spacing is not None
+    assert report.severity.whole.lung_ml == pytest.approx(np.count_nonzero(lung) * np.prod(spacing) / 1000)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("empty", "holds nothing that can be read"), ("none.nii", "empty"), ("4d.nii", "expected one volume with 3")],

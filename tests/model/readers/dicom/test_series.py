@@ -237,6 +237,12 @@ def test_a_missing_slice_is_said_and_does_not_stretch_the_spacing(tmp_path: Path
     assert study.spacing_mm is not None
     assert study.spacing_mm[0] == pytest.approx(2.0)
     assert any("1 gaps wider" in note for note in study.notes)
+    assert study.positions_mm is not None
+    np.testing.assert_allclose(np.diff(study.positions_mm), [2, 2, 4, 2])
+
+
+def test_slices_that_are_evenly_apart_need_no_positions(tmp_path: Path) -> None:
+    assert read_one(save(tmp_path / "chest", *(ct_slice(2.0 * index, 5) for index in range(4)))).positions_mm is None
 
 
 @pytest.mark.parametrize(
