@@ -26,11 +26,14 @@ from .non_inferiority import MARGIN, judge
 from .open import PRECISIONS, Backend, file_precision, is_installed
 from .parity import Reference, compare
 from .places import cache_home
+from .plans import plans_of
 from .predictor import Choice, Predictor, reference_of
 from .slices import GateSlices, gate_slices
 
 WARM_UP = 3
 ROUNDS = 12
+LEAST_ROUNDS = 3
+TOO_SLOW = 2
 
 
 class Ranked(StrictModel):
@@ -80,12 +83,18 @@ class Ranking(StrictModel):
 
 def candidates(bundle: Bundle) -> list[Choice]:
     """Every backend and precision that serves here and that the bundle has a file for; torch is the reference only."""
+
+    def has_file(backend: Backend, precision: Precision) -> bool:
+        if backend == "tensorrt":
+            return bool(plans_of(bundle.manifest, precision))
+        return bundle.manifest.graph("network", file_precision(backend, precision)) is not None
+
     return [
         Choice(backend, precision)
         for backend, precisions in PRECISIONS.items()
         if backend != "torch" and is_installed(backend)
         for precision in precisions
-        if bundle.manifest.graph("network", file_precision(backend, precision)) is not None
+        if has_file(backend, precision)
     ]
 
 
@@ -196,11 +205,17 @@ def _uses(way: Ranked, precision: Precision) -> bool:
 
 
 def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
-    """Median milliseconds of one slice; in turn, so that a machine that slows down slows all of them."""
+    """Median milliseconds of one slice; in turn, so that a machine that slows down slows all of them.
+
+    Those that take more than ``TOO_SLOW`` times as long as the fastest are timed in the first rounds only.
+    """
     samples: dict[Choice, list[float]] = {choice: [] for choice in engines}
     rng = np.random.default_rng(0)
     for turn in range(WARM_UP + ROUNDS):
+        best = min((min(times) for times in samples.values() if times), default=np.inf)
         for choice, engine in engines.items():
+            if len(samples[choice]) >= LEAST_ROUNDS and min(samples[choice]) > TOO_SLOW * best:
+                continue
             spec = engine.inputs[0]
             shape = [1 if size == DYNAMIC else size for size in spec.shape]
             feeds = {spec.name: rng.normal(0, 1, shape).astype(spec.dtype)}

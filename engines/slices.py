@@ -31,7 +31,7 @@ COUNTS: dict[TaskName, tuple[int, int, int]] = {
     "multiclass_segmentation": (14, 14, 6),
     "lung_segmentation": (4, 24, 0),
 }
-CALIBRATION_COUNTS = (10, 24, 10)
+CALIBRATION_COUNTS = (8, 16, 8)
 
 
 @dataclass(frozen=True)

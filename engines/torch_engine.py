@@ -20,7 +20,8 @@ class TorchEngine(EngineBase):
         self, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch: int
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
-        self._module = module.eval()
+        # The order in memory in which a CPU convolves several times as fast; the values are the same.
+        self._module = module.eval().to(memory_format=torch.channels_last)
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         check_feeds(feeds, self.inputs, self.max_batch)
