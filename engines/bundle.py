@@ -243,6 +243,10 @@ class Bundle:
             path, manifest, card, sha256, builder=builder, signature=signature, is_signature_checked=key is not None
         )
 
+    def with_manifest(self, manifest: Manifest) -> Self:
+        """The same bundle in the making, with more in its manifest."""
+        return type(self)(self.path, manifest, self.card, self.sha256, builder=self.builder)
+
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
 

@@ -33,7 +33,7 @@ def open_engine(
     bundle: Bundle,
     *,
     graph: Graph = "network",
-    backend: Backend = "onnxruntime",
+    backend: Backend | Literal["auto"] = "onnxruntime",
     precision: Precision = "fp32",
     threads: int | None = None,
     unproved: bool = False,
@@ -43,6 +43,8 @@ def open_engine(
     Args:
         bundle: an open bundle, hashes checked.
         graph: ``preprocess``, ``network`` or ``decide``; the first and last run on ``torch`` or ``onnxruntime``.
+        backend: a backend, or ``auto``: the fastest backend and precision that passed the gates on this machine, as
+            recorded, or measured now where nothing is; ``precision`` plays no part then.
         threads: threads for one inference; None leaves the choice to the backend.
         unproved: whether to open a TensorRT plan that has never run too, as the gates must.
 
@@ -51,6 +53,13 @@ def open_engine(
         UsageError: the backend has no such precision, or the bundle no such file, or no plan for this machine.
         RefusedError: the plan for this machine has not been proved.
     """
+    if backend == "auto":
+        if graph != "network":
+            raise UsageError(f"auto chooses for networks alone: run {graph} on onnxruntime")
+        from .ranking import choose
+
+        chosen = choose({bundle.card.task: bundle})[bundle.card.task]
+        backend, precision = chosen.backend, chosen.precision
     if backend == "tensorrt":
         file_precision(backend, precision)
         _require(backend)

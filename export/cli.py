@@ -78,6 +78,9 @@ def export_verb(
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
     ] = MARGIN,
+    rebuilds: Annotated[
+        int, typer.Option(min=1, max=20, help="Build each network so often, and say what changes from build to build.")
+    ] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
     window: WindowOption = None,
@@ -115,6 +118,7 @@ def export_verb(
             int8=int8,
             method=calibration,
             margin=margin,
+            rebuilds=rebuilds,
             targets=targets,
             data=data,
             window=meaning,

@@ -25,6 +25,7 @@ class Wanted:
         method: how their ranges are read.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+        rebuilds: how often each network is built, to see what changes from build to build.
         targets: what to build TensorRT plans for, one of each network and target.
         builder: makes the network of a card whose family is ``own``.
         signer: signs the manifest, where there is one.
@@ -35,6 +36,7 @@ class Wanted:
     method: CalibrationMethod = "min-max"
     margin: float = MARGIN
     optional: bool = False
+    rebuilds: int = 1
     targets: tuple[PlanTarget, ...] = ()
     builder: "Builder | None" = None
     signer: "SigningKey | None" = None

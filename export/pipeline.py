@@ -1,25 +1,9 @@
 """A card and its weights become a bundle: graphs, gates, manifest, and only then its name."""
 
-import datetime as dt
-import shutil
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
-from ..engines.bundle import (
-    CARD,
-    MANIFEST,
-    WEIGHTS,
-    Bundle,
-    FileRecord,
-    Gate,
-    Graph,
-    Manifest,
-    Precision,
-    hash_file,
-    publish,
-)
-from ..engines.parity import Reference
+from ..engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, FileRecord, Gate, Manifest, Precision, publish
 from ..engines.plans import plans_of
 from ..engines.ranking import Ranking, machine, measure, worth_it, write_ranking
 from ..engines.signature import SIGNATURE
@@ -29,17 +13,11 @@ from ..model.errors import CoronanetError, RefusedError
 from ..model.networks import build
 from ..model.weights import load_network
 from .gates import known_ways, prove, refer
-from .half import convert_to_half
-from .int8 import write_int8
+from .making import Making
 from .options import PLAIN, Wanted
 from .plan_set import with_plans
-from .ranges import judge_ranges, measure_ranges
+from .rebuilds import with_rebuilds
 from .sbom import add_sbom
-from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
-
-TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-#: Slices that the range preflight reads.
-PREFLIGHT_SLICES = 8
 
 Progress = Callable[[str], None]
 
@@ -66,47 +44,25 @@ def export_bundle(
         progress(f"{card.task}: {what}")
 
     with publish(out / card.task) as work:
-        shutil.copyfile(source / CARD, work / CARD)
-        shutil.copyfile(source / WEIGHTS, work / WEIGHTS)
-        graphs: tuple[Graph, ...] = ("preprocess", "decide", "network")
-        for graph in graphs:
-            say(f"{graph} to ONNX")
-            export_graph(card, graph, network, work / onnx_name(graph, "fp32"))
-
-        def draft() -> Bundle:
-            return Bundle(work, _draft(card, work), card, "", builder=wanted.builder)
-
+        making = Making(source, card, network, wanted, say)
+        draft = making.write_graphs(work)
         say(f"the reference on {len(slices.samples)} slices")
-        reference = refer(draft(), slices)
-        gates: dict[Precision, Gate] = {}
-        kept: dict[Precision, tuple[str, ...]] = {}
-        if wanted.half:
-            say("ranges before fp16")
-            gates["fp16"] = _preflight(work, reference)
-            kept["fp16"] = gates["fp16"].nodes
-            convert_to_half(work / onnx_name("network", "fp32"), work / onnx_name("network", "fp16"), kept=kept["fp16"])
-        if wanted.calibration is not None:
-            target = work / onnx_name("network", "int8")
-            try:
-                kept["int8"] = write_int8(
-                    target, draft, reference, wanted.calibration, wanted.method, margin=wanted.margin, progress=say
-                )
-            except RefusedError as error:
-                if not wanted.optional:
-                    raise RefusedError(f"{card.task}: {error}", page="gate-refused") from None
-                target.unlink(missing_ok=True)
+        reference = refer(draft, slices)
+        draft = making.write_reduced(work, reference)
         say("gates")
-        manifest = prove(draft(), reference, kept=kept, ranges=gates, margin=wanted.margin)
+        manifest = prove(draft, reference, kept=making.kept, ranges=making.ranges, margin=wanted.margin)
         if wanted.optional:
             manifest = _leave_out_refused(manifest, work)
         _refuse_what_failed(manifest)
+        if wanted.rebuilds > 1:
+            manifest = with_rebuilds(draft.with_manifest(manifest), reference, making, wanted.rebuilds)
         previous = _previous(out / card.task)
         if wanted.targets or previous is not None:
-            bundle = Bundle(work, manifest, card, "", builder=wanted.builder)
+            bundle = draft.with_manifest(manifest)
             manifest = with_plans(bundle, wanted.targets, previous, reference, margin=wanted.margin, progress=say)
             _refuse_what_failed(manifest)
         say("measuring this machine")
-        bundle = Bundle(work, manifest, card, "", builder=wanted.builder)
+        bundle = draft.with_manifest(manifest)
         ways = measure(bundle, reference, margin=wanted.margin, known=known_ways(manifest))
         manifest = _with_worth(manifest, {p: worth_it(ways, p) for p in ("fp16", "int8")})
         text = add_sbom(manifest, card, work).to_json().encode()
@@ -118,11 +74,6 @@ def export_bundle(
     return bundle
 
 
-def onnx_name(graph: Graph, precision: Precision) -> str:
-    """The file of a graph in a bundle; only the network has precisions."""
-    return f"{graph}.{precision}.onnx" if graph == "network" else f"{graph}.onnx"
-
-
 def _previous(path: Path) -> Bundle | None:
     """The bundle with plans that an export replaces; None where there is none, or none that is whole."""
     try:
@@ -130,44 +81,6 @@ def _previous(path: Path) -> Bundle | None:
     except CoronanetError:
         return None
     return bundle if plans_of(bundle.manifest) else None
-
-
-def _preflight(work: Path, reference: Reference) -> Gate:
-    network = work / onnx_name("network", "fp32")
-    every = max(1, len(reference.answers) // PREFLIGHT_SLICES)
-    pixels = [answer.pixels for answer in reference.answers[::every]]
-    return judge_ranges(network, measure_ranges(network, pixels))
-
-
-def _draft(card: Card, work: Path) -> Manifest:
-    """The manifest before its evidence."""
-    files = [_record(work / CARD, kind="card"), _record(work / WEIGHTS, kind="weights")]
-    named: tuple[tuple[Graph, Precision], ...] = (
-        ("preprocess", "fp32"),
-        ("decide", "fp32"),
-        ("network", "fp32"),
-        ("network", "fp16"),
-        ("network", "int8"),
-    )
-    for graph, precision in named:
-        path = work / onnx_name(graph, precision)
-        if path.is_file():
-            inputs, outputs = contract(card, graph)
-            interface = {"inputs": inputs, "outputs": outputs, "batch": BATCH, "opset": OPSET, "ir_version": IR_VERSION}
-            files.append(_record(path, kind="onnx", graph=graph, precision=precision).model_copy(update=interface))
-    created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    return Manifest(name=card.task, created=created, tools=tool_versions(), files=tuple(files))
-
-
-def _record(path: Path, **fields: object) -> FileRecord:
-    return FileRecord.model_validate(
-        {"path": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size, **fields}
-    )
-
-
-def tool_versions() -> dict[str, str]:
-    """The versions of everything that has a say in an exported file."""
-    return {name: metadata.version(name) for name in ("coronanet", *TOOLS)}
 
 
 def _leave_out_refused(manifest: Manifest, work: Path) -> Manifest:

@@ -40,6 +40,5 @@ def with_plans(
         plans += carry_plans(previous, bundle.path, networks)
     manifest = bundle.manifest.model_copy(update={"files": (*bundle.manifest.files, *plans)})
     progress("plans that run here")
-    draft = Bundle(bundle.path, manifest, bundle.card, bundle.sha256, builder=bundle.builder)
-    proved = prove_plans(draft, reference, margin=margin)
+    proved = prove_plans(bundle.with_manifest(manifest), reference, margin=margin)
     return manifest.model_copy(update={"files": tuple(proved.get(record.path, record) for record in manifest.files)})

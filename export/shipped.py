@@ -82,6 +82,7 @@ def export_all(
     optional: bool = False,
     method: CalibrationMethod = "min-max",
     margin: float = MARGIN,
+    rebuilds: int = 1,
     targets: Sequence[PlanTarget] = (),
     data: Path | None,
     window: Window | None = None,
@@ -92,7 +93,7 @@ def export_all(
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin, targets, builder, signer: as in ``options.Wanted``.
+        optional, method, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
         data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
@@ -110,6 +111,7 @@ def export_all(
         method=method,
         margin=margin,
         optional=optional,
+        rebuilds=rebuilds,
         targets=tuple(targets),
         builder=builder,
         signer=signer,

@@ -3,6 +3,8 @@
 import pytest
 from coronanet.engines import ranking
 from coronanet.engines.bundle import Bundle
+from coronanet.engines.onnxruntime_engine import OnnxRuntimeEngine
+from coronanet.engines.open import open_engine
 from coronanet.engines.predictor import Choice
 from coronanet.engines.slices import phantom_slices
 from coronanet.model.errors import UsageError
@@ -48,6 +50,38 @@ def test_the_record_is_read_back_and_belongs_to_this_bundle_and_machine(
     assert ranking.read_ranking(bundles["classification"]) is None
     monkeypatch.setattr(ranking, "machine", lambda: {"processor": "another"})
     assert ranking.read_ranking(bundles[TASK]) is None
+
+
+def test_auto_opens_what_the_record_says_is_fastest(
+    bundles: dict[TaskName, Bundle], ranked: ranking.Ranking, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
+    slow = tuple(way.model_copy(update={"latency_ms": 99.0}) for way in ranked.ways if way.choice != Choice())
+    first = next(way for way in ranked.ways if way.choice == Choice()).model_copy(update={"latency_ms": 1.0})
+    ranking.write_ranking(ranked.model_copy(update={"ways": (first, *slow)}))
+    with open_engine(bundles[TASK], backend="auto") as engine:
+        assert isinstance(engine, OnnxRuntimeEngine)
+    with pytest.raises(UsageError, match="auto chooses for networks alone"):
+        open_engine(bundles[TASK], backend="auto", graph="decide")
+
+
+def test_a_reduced_precision_is_not_chosen_before_its_gates_ran(ranked: ranking.Ranking) -> None:
+    """On the phantom nothing tells the truth, so non-inferiority has not run."""
+    assert {way.verdict for way in ranked.ways if way.precision != "fp32"} <= {"not_run", "refused"}
+    assert ranked.best.precision == "fp32"
+
+
+@pytest.mark.parametrize(("ms", "verdict"), [(5.0, "passed"), (20.0, "refused")])
+def test_a_file_is_worth_it_where_it_is_faster_than_the_fastest_without_it(
+    ranked: ranking.Ranking, ms: float, verdict: str
+) -> None:
+    other = ranked.ways[0].model_copy(update={"latency_ms": 10.0})
+    own = other.model_copy(update={"precision": "int8", "latency_ms": ms})
+    gate = ranking.worth_it([other, own], "int8")
+    assert gate.verdict == verdict
+    assert gate.figures["speedup"] == 10 / ms
+    assert ("not selected" in gate.reason) is (verdict == "refused")
+    assert ranking.worth_it([other], "int8").verdict == "not_run"
 
 
 def test_a_record_is_used_instead_of_measuring_again(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from coronanet.engines.bundle import Bundle, FileRecord, Precision, hash_file
 from coronanet.export.half import convert_to_half
-from coronanet.export.pipeline import onnx_name
+from coronanet.export.making import onnx_name
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

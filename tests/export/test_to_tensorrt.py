@@ -56,12 +56,15 @@ def test_a_plan_is_built_and_computes_in_what_was_asked_for(
     assert any("/" in phase for phase in phases)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_every_network_that_ships_becomes_a_plan_in_its_precision(
     bundles: dict[TaskName, Bundle], task: TaskName, precision: Precision, target: PlanTarget, tmp_path: Path
 ) -> None:
-    record = bundles[task].require("network", precision)
+    record = bundles[task].manifest.graph("network", precision)
+    if record is None:
+        assert precision == "int8"
+        pytest.skip("int8 needs real slices: set CORONANET_DATA")
     shutil.copyfile(bundles[task].file(record), tmp_path / record.path)
     plan = build_plan(tmp_path, record, target)
     assert gate_of(plan).verdict == "passed", gate_of(plan).nodes

@@ -1,0 +1,73 @@
+"""What changes from build to build is measured, and found where something does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.places import HOME_VARIABLE
+from coronanet.engines.predictor import REFERENCE, Predictor
+from coronanet.engines.slices import GateSlices, phantom_slices
+from coronanet.export import making
+from coronanet.export.options import Wanted
+from coronanet.export.pipeline import export_bundle
+from coronanet.model.card import Card
+from torch import nn
+
+
+@pytest.fixture
+def slices(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateSlices:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    with Predictor.open(tiny_bundle, REFERENCE) as predictor:
+        samples = tuple(
+            replace(sample, group=f"patient-{number}", lung=predictor.predict(sample.image[None])[0])
+            for number, sample in enumerate(phantom_slices().samples)
+        )
+    return GateSlices("its own answers", samples, real=True)
+
+
+def figures_of(bundle: Bundle) -> dict[str, float]:
+    evidence = bundle.require("network").evidence
+    assert evidence is not None
+    return evidence.metric
+
+
+def test_three_builds_of_the_same_are_the_same(tiny_source: Path, slices: GateSlices, tmp_path: Path) -> None:
+    figures = figures_of(export_bundle(tiny_source, tmp_path / "out", slices, Wanted(rebuilds=3)))
+    assert figures["rebuilds"] == 3
+    assert figures["rebuild_flips"] == figures["rebuild_spread"] == 0
+
+
+def test_a_build_that_differs_is_seen(
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter is made to change the network a little each time but the first."""
+    export_graph = making.export_graph
+    built: list[str] = []
+
+    def export_another(card: Card, graph: making.Graph, network: nn.Module, path: Path) -> None:
+        if graph == "network":
+            built.append(graph)
+            shift = torch.tensor(0.05 * (len(built) - 1))
+            network = nn.Sequential(network, Shift(shift))
+        export_graph(card, graph, network, path)
+
+    monkeypatch.setattr(making, "export_graph", export_another)
+    figures = figures_of(export_bundle(tiny_source, tmp_path / "out", slices, Wanted(rebuilds=2)))
+    assert figures["rebuild_files"] == 2
+    assert 0 < figures["rebuild_flips"] < 0.5
+    assert 0 < figures["rebuild_spread"] < 0.5
+    assert np.isfinite(list(figures.values())).all()
+
+
+class Shift(nn.Module):
+    """Adds a constant to the logits."""
+
+    def __init__(self, by: torch.Tensor) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits + self.by
