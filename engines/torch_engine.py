@@ -21,7 +21,7 @@ class TorchEngine(EngineBase):
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
         # The order in memory in which a CPU convolves several times as fast; the values are the same.
-        self._module = module.eval().to(memory_format=torch.channels_last)
+        self._module = module.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         check_feeds(feeds, self.inputs, self.max_batch)
