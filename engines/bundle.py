@@ -268,6 +268,8 @@ class Bundle:
 
 def _check_files(path: Path, manifest: Manifest) -> None:
     listed = {record.path: record for record in manifest.files}
+    if len(listed) < len(manifest.files):
+        raise RefusedError(f"{path / MANIFEST} lists a file twice: {REMEDY}", page="corrupted-file")
     for name, record in listed.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")

@@ -1,7 +1,8 @@
 """Non-inferiority: is what a reduced precision decides as good as what the reference decides, judged by the truth?
 
 A paired comparison on the same slices: the change in Dice (for a classifier, in AUC), its bootstrap interval over
-patients, and the share of labels that flip. Not worse means that the whole interval lies above minus the margin.
+patients (over slices where there are fewer than ten patients), and the share of labels that flip. Not worse means that
+the whole interval lies above minus the margin.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..model.intervals import auc_of, estimate, mean_of, resample
 from ..model.metrics import auc, dice
-from .bundle import Gate, Verdict
+from .bundle import Gate, Manifest, Verdict
 from .parity import Reference, labels_of
 from .slices import GateSlices
 from .truth import Truth, truth_of
@@ -32,7 +33,8 @@ def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float
     """
     samples = reference.slices.samples
     told = [(index, truth) for index, sample in enumerate(samples) if (truth := truth_of(sample, reference.card.task))]
-    if obstacle := _obstacle(reference.slices, len(told)):
+    is_mask = reference.card.spec.is_segmentation
+    if obstacle := _obstacle(reference.slices, sum(truth.is_shown or not is_mask for _, truth in told)):
         return _gate("not_run", obstacle)
     ours = [decisions[index][0] for index, _ in told]
     theirs = [reference.answers[index].decision[0] for index, _ in told]
@@ -66,6 +68,7 @@ def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float
         "flips": flips,
         "margin": margin,
         "slices": float(len(told)),
+        "patients": float(len({samples[index].group for index, _ in told})),
     }
     reason = ""
     if change.low < -margin:
@@ -77,12 +80,18 @@ def judge(reference: Reference, decisions: Sequence[NDArray[Any]], margin: float
 
 
 def _obstacle(slices: GateSlices, told: int) -> str:
-    """Why nothing can be judged on these slices, of which ``told`` tell the truth; empty where it can."""
+    """Why nothing can be judged on these slices, ``told`` of which tell what is to be found; empty where it can."""
     if not slices.real:
         return "real slices with drawn truth are needed: pass --data DIR or set CORONANET_DATA"
     if not slices.has_truth:
         return f"{slices.name} tell no truth: put masks beside them"
     return "" if told >= LEAST_SLICES else f"only {told} slices tell the truth, {LEAST_SLICES} are needed"
+
+
+def margin_of(manifest: Manifest) -> float:
+    """The margin that a bundle was exported with."""
+    gates = [gate for record in manifest.files for gate in record.gates]
+    return next((gate.figures["margin"] for gate in gates if "margin" in gate.figures), MARGIN)
 
 
 def _gate(verdict: Verdict, reason: str, figures: dict[str, float] | None = None) -> Gate:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..model.errors import MissingPackageError, Page, UsageError
 from ..model.tasks import TASK_NAMES
-from .bundle import Bundle, FileRecord, Manifest, PlanTarget, Precision, Runtime
+from .bundle import CARD, WEIGHTS, Bundle, FileRecord, Manifest, PlanTarget, Precision, Runtime
 from .cuda_memory import open_cuda
 from .places import bundle_home
 from .tensorrt_runtime import installed_runtimes, load_runtime, numbers_of
@@ -95,7 +95,12 @@ def require_plans(bundle: Bundle, precision: Precision) -> None:
 
 def build_command(bundle: Bundle, precision: Precision) -> str:
     """The command that exports this bundle again with a plan; a bundle is also the source of its own export."""
-    flag = "" if precision == "fp32" else f" --{precision}"
+    precisions = {record.precision for record in bundle.manifest.files if record.kind == "onnx"} | {precision}
+    flag = "".join(f" --{each}" for each in ("fp16", "int8") if each in precisions)
+    if bundle.card.network.is_own:
+        folder = bundle.path
+        own = f"--network MODULE:FUNCTION --weights {folder / WEIGHTS} --card {folder / CARD}"
+        return f"coronanet export {own}{flag} --tensorrt --out {folder.parent}"
     if bundle.manifest.name in TASK_NAMES and bundle.path.parent == bundle_home(None):
         return f"coronanet export {bundle.manifest.name}{flag} --tensorrt"
     return f"coronanet export {bundle.path}{flag} --tensorrt --out {bundle.path.parent}"

@@ -10,44 +10,59 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..model.card import StrictModel
 from ..model.errors import RefusedError
-from .bundle import Bundle, Evidence, FileRecord
+from .bundle import Bundle, Evidence, FileRecord, Gate
 from .places import cache_home
 from .plans import Host
+
+
+class Proof(StrictModel):
+    """What the gates found about a plan here; ``non_inferiority`` is None for fp32, which it does not look at."""
+
+    evidence: Evidence
+    non_inferiority: Gate | None
+
+    @property
+    def refusal(self) -> str:
+        """Which gate said no and why; empty where none did."""
+        if self.evidence.verdict == "refused":
+            return f"parity: {self.evidence.reason}"
+        gate = self.non_inferiority
+        return f"non-inferiority: {gate.reason}" if gate is not None and gate.verdict == "refused" else ""
 
 
 def refuse_unproved(bundle: Bundle, record: FileRecord, host: Host) -> None:
     """Hold back a plan that nobody has seen decide as the reference does, neither at export nor here since.
 
     Raises:
-        RefusedError: parity has not run, or a gate refused the plan.
+        RefusedError: a gate refused the plan, at export or here, or parity has not run.
     """
-    refused = [gate for gate, verdict in record.verdicts.items() if verdict == "refused" and gate != "worth_it"]
-    if refused:
-        raise RefusedError(f"{bundle.file(record)} was refused by the {refused[0]} gate: use another precision")
     proof = read_proof(record, host)
-    if record.verdicts.get("parity") != "passed" and (proof is None or proof.verdict != "passed"):
+    if refusal := record.refusal or (proof.refusal if proof is not None else ""):
+        raise RefusedError(f"{bundle.file(record)} did not pass {refusal}: use another precision", page="gate-refused")
+    if record.verdicts.get("parity") != "passed" and (proof is None or proof.evidence.verdict != "passed"):
         raise RefusedError(
             f"{bundle.file(record)} has never run, so nothing proves what it decides: "
             f"run `coronanet verify {bundle.path}` on this machine first"
         )
 
 
-def read_proof(record: FileRecord, host: Host) -> Evidence | None:
-    """What parity last found about a plan here; None where it has not run or its record cannot be read."""
+def read_proof(record: FileRecord, host: Host) -> Proof | None:
+    """What the gates last found about a plan here; None where it has not run or its record cannot be read."""
     path = _proof_path(record, host)
     try:
-        return Evidence.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return Proof.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError:
         return None
 
 
-def write_proof(record: FileRecord, host: Host, evidence: Evidence) -> None:
-    """Keep what parity found about a plan here, whatever it was."""
+def write_proof(record: FileRecord, host: Host, proof: Proof) -> None:
+    """Keep what the gates found about a plan here, whatever it was."""
     path = _proof_path(record, host)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f"{path.name}.{os.getpid()}")
-    work.write_text(evidence.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    work.write_text(proof.model_dump_json(indent=2) + "\n", encoding="utf-8")
     work.replace(path)
 
 

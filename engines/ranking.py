@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +23,14 @@ from ..model.tasks import TaskName
 from .base import DYNAMIC, Engine
 from .bundle import Bundle, Evidence, Gate, Precision, Verdict
 from .machine import installed_version, observe_machine
-from .non_inferiority import MARGIN, judge
+from .non_inferiority import MARGIN, judge, margin_of
 from .open import PRECISIONS, Backend, file_precision, is_installed
+from .own_slices import find_slices
 from .parity import Reference, compare
-from .places import cache_home
+from .places import cache_home, data_home
 from .plans import plans_of
 from .predictor import Choice, Predictor, reference_of
-from .slices import GateSlices, gate_slices
+from .slices import GateSlices
 
 WARM_UP = 3
 ROUNDS = 12
@@ -58,11 +60,15 @@ class Ranked(StrictModel):
 
 
 class Ranking(StrictModel):
-    """Every way that was tried, fastest first, those that did not pass last."""
+    """Every way that was tried, fastest first, those that did not pass last.
+
+    ``real`` is false where the gates looked at the phantom: no reduced precision is among those that passed then.
+    """
 
     schema_version: Literal[2] = 2
     bundle_sha256: str
     machine: dict[str, str]
+    real: bool = True
     ways: tuple[Ranked, ...]
 
     @property
@@ -104,7 +110,7 @@ def choose(
     """The fastest way that passed on this machine for each bundle, measured now where no record is there.
 
     Args:
-        data: where the slices of the gates are, as in ``slices.gate_slices``.
+        data: where the slices of the gates are, as in ``own_slices.find_slices``.
         progress: told the name of each bundle that is being measured.
 
     Raises:
@@ -113,10 +119,10 @@ def choose(
     chosen: dict[TaskName, Choice] = {}
     for name, bundle in bundles.items():
         ranking = read_ranking(bundle)
-        if ranking is None:
+        if ranking is None or (not ranking.real and data_home(data) is not None):
             if progress:
                 progress(name)
-            ranking = rank(bundle, gate_slices(data, name))
+            ranking = rank(bundle, find_slices(data, None, name), margin=margin_of(bundle.manifest))
             write_ranking(ranking)
         chosen[name] = ranking.best
     return chosen
@@ -130,7 +136,8 @@ def rank(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Ranki
     reference = reference_of(bundle)
     with Predictor.open(bundle, reference) as predictor:
         truth = Reference.of(predictor, bundle.card, slices, name=str(reference))
-    return Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=measure(bundle, truth, margin=margin))
+    ways = measure(bundle, truth, margin=margin)
+    return Ranking(bundle_sha256=bundle.sha256, machine=machine(), real=slices.real, ways=ways)
 
 
 def measure(
@@ -184,10 +191,14 @@ def _way(choice: Choice, verdict: Verdict, reason: str, evidence: Evidence | Non
 
 
 def worth_it(ways: Sequence[Ranked], precision: Precision) -> Gate:
-    """Whether a file of a reduced precision is faster here than the fastest way without it."""
+    """Whether an ONNX file of a reduced precision is faster on this CPU than the fastest way without it."""
 
     def fastest(uses_it: bool) -> Ranked | None:
-        passed = [way for way in ways if way.latency_ms is not None and _uses(way, precision) == uses_it]
+        passed = [
+            way
+            for way in ways
+            if way.latency_ms is not None and way.backend != "tensorrt" and _uses(way, precision) == uses_it
+        ]
         return min(passed, key=lambda way: way.latency_ms or 0.0, default=None)
 
     own, other = fastest(True), fastest(False)
@@ -226,12 +237,18 @@ def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
     return {choice: float(np.median(times)) for choice, times in samples.items()}
 
 
-def machine() -> dict[str, str]:
-    """What a speed depends on: processor, cores, and the versions of what runs the networks."""
+@cache
+def _machine() -> tuple[tuple[str, str], ...]:
     seen = observe_machine()
-    found = {name: installed_version(name) for name in ("numpy", "onnxruntime", "openvino")}
-    versions = {name: version for name, version in found.items() if version is not None}
-    return {"cpu": seen.cpu, "cpu_features": " ".join(seen.cpu_features), "cores": str(seen.cores), **versions}
+    names = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+    found = {name: version for name in names if (version := installed_version(name)) is not None}
+    of_cpu = {"cpu": seen.cpu, "cpu_features": " ".join(seen.cpu_features), "cores": str(seen.cores)}
+    return tuple({**of_cpu, **({"gpus": "; ".join(seen.gpus)} if seen.gpus else {}), **found}.items())
+
+
+def machine() -> dict[str, str]:
+    """What a speed depends on: processor, cores, GPUs with drivers, and the versions of what runs networks."""
+    return dict(_machine())
 
 
 def ranking_path(bundle_sha256: str) -> Path:
@@ -249,6 +266,11 @@ def read_ranking(bundle: Bundle) -> Ranking | None:
     except ValidationError:
         return None
     return ranking if ranking.bundle_sha256 == bundle.sha256 and ranking.machine == machine() else None
+
+
+def forget_ranking(bundle: Bundle) -> None:
+    """Measure this bundle anew the next time, since something about it was found out."""
+    ranking_path(bundle.sha256).unlink(missing_ok=True)
 
 
 def write_ranking(ranking: Ranking) -> None:

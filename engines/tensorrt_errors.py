@@ -16,12 +16,12 @@ CAUSES: tuple[tuple[Page, str, str], ...] = (
     (
         "out-of-memory",
         r"bad_alloc|out of ?memory|cannot allocate memory|resource temporarily unavailable|requested amount of",
-        "out of memory: end what else uses it, or export with a smaller largest batch",
+        "out of memory: end what else uses it, or build on a machine with more",
     ),
     (
         "out-of-memory",
         r"workspace (limit|size)|insufficient workspace",
-        "the workspace is too small for any kernel: allow it more memory",
+        "the workspace is too small for any kernel: free memory of the GPU, or build on a larger one",
     ),
     (
         "no-profile",

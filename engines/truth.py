@@ -20,6 +20,11 @@ class Truth:
     labels: NDArray[np.uint8]
     judged: tuple[int, ...]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether any of the judged labels is there: a Dice where none is says nothing."""
+        return bool(np.isin(self.labels, self.judged).any())
+
 
 def truth_of(sample: Sample, task: TaskName) -> Truth | None:
     """The truth of a slice for a task; None where its labels say nothing about it."""

@@ -29,24 +29,33 @@ def take_census(network: Path, precision: Precision, *, kept: Collection[str] = 
         node.name
         for node in found
         if node.name not in kept
-        and not (_is_quantized(node, made_by, weights) if precision == "int8" else _is_of(node, precision, weights))
+        and not (
+            _is_quantized(node, made_by, weights) if precision == "int8" else _is_of(node, precision, made_by, weights)
+        )
     ]
     figures = {
         "operators": float(len(found)),
         "kept": float(sum(node.name in kept for node in found)),
         "in_precision": float(len(found) - len(other) - sum(node.name in kept for node in found)),
     }
-    if not other:
+    if not other and figures["in_precision"]:
         return Gate(gate="precision", verdict="passed", reason="", figures=figures, nodes=tuple(kept))
-    named = ", ".join(other[:5]) + (", …" if len(other) > 5 else "")
-    reason = f"{len(other)} of {len(found)} convolutions and products are not {precision}: {named}"
+    named = ", ".join(other[:5]) + (", …" if len(other) > 5 else "") or "all of them are kept in float32"
+    reason = f"{len(other) or len(found)} of {len(found)} convolutions and products are not {precision}: {named}"
     return Gate(gate="precision", verdict="refused", reason=reason, figures=figures, nodes=tuple(other))
 
 
-def _is_of(node: onnx.NodeProto, precision: Precision, weights: dict[str, onnx.TensorProto]) -> bool:
-    # A product of two activations has no weights to be of a type.
+def _is_of(
+    node: onnx.NodeProto,
+    precision: Precision,
+    made_by: dict[str, onnx.NodeProto],
+    weights: dict[str, onnx.TensorProto],
+) -> bool:
+    makers = [made_by[name].op_type for name in node.input if name in made_by]
     given = [weights[name].data_type for name in node.input[1:] if name in weights]
-    return all(kind == WEIGHT_TYPES[precision] for kind in given)
+    # A product of two activations has no weights to be of a type; a convolution's are constants.
+    known = bool(given) or node.op_type in ("MatMul", "Gemm")
+    return known and "DequantizeLinear" not in makers and all(kind == WEIGHT_TYPES[precision] for kind in given)
 
 
 def _is_quantized(

@@ -14,8 +14,9 @@ from ..engines.keys_cli import load_public_key, load_signing_key, signature_json
 from ..engines.non_inferiority import MARGIN
 from ..engines.own_slices import find_slices
 from ..engines.places import bundle_home
+from ..engines.plans import plans_of
 from ..engines.predictor import reference_of
-from ..engines.ranking import Ranking, read_ranking
+from ..engines.ranking import Ranking, forget_ranking, read_ranking
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
@@ -79,7 +80,8 @@ def export_verb(
         float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
     ] = MARGIN,
     rebuilds: Annotated[
-        int, typer.Option(min=1, max=20, help="Build each network so often, and say what changes from build to build.")
+        int,
+        typer.Option(min=1, max=20, help="Build each ONNX network so often, and say what changes from build to build."),
     ] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
@@ -98,7 +100,7 @@ def export_verb(
     wishes = (compute_capability, version_compatible, hardware_compatible, weight_stripped)
     if not tensorrt and any(wishes):
         raise UsageError("--compute-capability and the kinds of plans are for --tensorrt: give that too")
-    targets = [
+    targets = dict.fromkeys(
         plan_target(
             compute_capability=wish,
             version_compatible=version_compatible,
@@ -107,7 +109,7 @@ def export_verb(
         )
         for wish in (compute_capability or [None])
         if tensorrt
-    ]
+    )
     with _sources(models, network, weights, card) as (sources, builder):
         if folder is None and any(source.parent != PRETRAINED for source in sources):
             raise UsageError("own weights need a place of their own: export with --out DIR, then use --bundles DIR")
@@ -119,7 +121,7 @@ def export_verb(
             method=calibration,
             margin=margin,
             rebuilds=rebuilds,
-            targets=targets,
+            targets=tuple(targets),
             data=data,
             window=meaning,
             builder=builder,
@@ -133,6 +135,8 @@ def export_verb(
         return
     out.print(gates_table({name: bundle.manifest for name, bundle in bundles.items()}))
     out.print(_ranking_table(rankings))
+    for line in rebuild_lines({name: bundle.manifest for name, bundle in bundles.items()}):
+        out.print(line, soft_wrap=True)
     out.print(f"bundles: {bundle_home(folder)}", soft_wrap=True)
     for name, bundle in bundles.items() if signer else ():
         out.print(f"{name}: {signature_line(bundle)}", soft_wrap=True)
@@ -166,6 +170,9 @@ def verify_verb(
             "recorded, and the other files are compared with it; --network MODULE:FUNCTION runs torch again"
         )
     manifest = prove_again(opened, find_slices(data, meaning, opened.card.task))
+    if plans_of(opened.manifest):
+        # What was found about them may change what is fastest.
+        forget_ranking(opened)
     refused = [record for record in manifest.files if record.refusal]
     if as_json:
         verdict = "refused" if refused else "passed"
@@ -197,6 +204,21 @@ def gates_table(manifests: Mapping[TaskName, Manifest]) -> Table:
                     "-" if found.label_agreement is None else f"{found.label_agreement:.6f}",
                 )
     return table
+
+
+def rebuild_lines(manifests: Mapping[TaskName, Manifest]) -> list[str]:
+    """What changed from build to build, a line a network; nothing where each was built once."""
+    lines: list[str] = []
+    for name, manifest in manifests.items():
+        for record in manifest.files:
+            figures = record.evidence.metric if record.evidence else {}
+            if builds := figures.get("rebuilds"):
+                score = f", score within {figures['rebuild_spread']:.4f}" if "rebuild_spread" in figures else ""
+                lines.append(
+                    f"{name} {record.path}: {builds:.0f} builds, {figures['rebuild_files']:.0f} different files, "
+                    f"at most {figures['rebuild_flips']:.2e} of the labels flip{score}"
+                )
+    return lines
 
 
 def _cell(record: FileRecord, name: GateName, verdict: Verdict | None) -> str:

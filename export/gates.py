@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ..engines.bundle import Bundle, FileRecord, Gate, Manifest, Precision
-from ..engines.non_inferiority import MARGIN, judge
+from ..engines.non_inferiority import MARGIN, judge, margin_of
 from ..engines.parity import Reference, compare
 from ..engines.predictor import Choice, Predictor, reference_of
 from ..engines.ranking import Ranked
@@ -60,16 +60,17 @@ def prove(
     return bundle.manifest.model_copy(update={"files": tuple(proved)})
 
 
-def prove_again(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Manifest:
-    """``prove`` for a bundle that was published: what was kept, and the ranges, stand in its manifest."""
+def prove_again(bundle: Bundle, slices: GateSlices) -> Manifest:
+    """``prove`` for a bundle that was published: what was kept, the ranges and the margin stand in its manifest."""
     kept: dict[Precision, tuple[str, ...]] = {}
     ranges: dict[Precision, Gate] = {}
     for record in bundle.manifest.files:
-        for gate in record.gates:
+        for gate in record.gates if record.kind == "onnx" else ():
             if record.precision and gate.gate == "precision":
                 kept[record.precision] = gate.nodes
             if record.precision and gate.gate == "range":
                 ranges[record.precision] = gate
+    margin = margin_of(bundle.manifest)
     return prove(bundle, refer(bundle, slices), kept=kept, ranges=ranges, margin=margin)
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from ..engines.bundle import Bundle, hash_file
 from ..engines.open import Backend, is_installed
-from ..engines.parity import Reference
+from ..engines.parity import TOLERANCES, Reference
 from ..engines.places import cache_home
 from ..engines.predictor import Choice, Predictor
-from ..engines.ranking import examine
+from ..engines.ranking import Ranked, examine
 from ..engines.slices import GateSlices
 from .calibrate import OPERATORS, calibrate
 from .mixed_precision import Trials, find_kept
@@ -75,7 +76,7 @@ def write_int8(
         able = quantizable(network)
 
         def write(kept: Collection[str]) -> str:
-            """Write the file, and try it on every backend here."""
+            """Write the file, and try it on the backend that would run it here."""
             quantize(separated, target, ranges, kept=kept)
             progress(f"int8 with {len(kept)} of {len(able)} nodes in float32" if kept else "int8")
             return _refusal(draft(), reference, margin)
@@ -91,10 +92,10 @@ def write_int8(
             def attempt(kept: Collection[str]) -> str:
                 board.kept = kept
                 progress(f"int8: trying {len(kept)} of {len(able)} nodes in float32")
-                return examine(Choice("onnxruntime", "int8"), reference, switched, margin=margin).reason
+                return _why(examine(Choice("onnxruntime", "int8"), reference, switched, margin=margin))
 
             order = _by_sensitivity(board, reference, progress)
-            trials = Trials(_log_path(separated, ranges_of=method, reference=reference, margin=margin), attempt)
+            trials = Trials(_log_path(target, reference, margin), attempt)
             kept = find_kept(order, trials.reason)
             # A backend can round otherwise than the graph says; then the next in the order are kept too.
             kept = find_kept([*kept, *(name for name in order if name not in kept)], write) if write(kept) else kept
@@ -106,7 +107,13 @@ def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
     choice = Choice(next(backend for backend in CPU_BACKENDS if is_installed(backend)), "int8")
     with Predictor.open(bundle, choice) as predictor:
         way = examine(choice, reference, predictor, margin=margin)
-    return f"{choice}: {way.reason}" if way.reason else ""
+    why = _why(way)
+    return f"{choice}: {why}" if why else ""
+
+
+def _why(way: Ranked) -> str:
+    """Why a way is refused; where nothing tells the truth, nothing is."""
+    return way.reason if way.verdict == "refused" else ""
 
 
 def _by_sensitivity(board: Switchboard, reference: Reference, progress: Progress) -> list[str]:
@@ -128,6 +135,12 @@ def _operators(network: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(node.name for node in network.graph.node if node.op_type in OPERATORS)
 
 
-def _log_path(network: Path, *, ranges_of: CalibrationMethod, reference: Reference, margin: float) -> Path:
-    text = f"{hash_file(network)} {ranges_of} {reference.slices.sha256} {margin}"
-    return cache_home() / "searches" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+def _log_path(quantized: Path, reference: Reference, margin: float) -> Path:
+    """Where the trials are kept: under everything that a verdict depends on, the fully quantized network first."""
+    digest = hashlib.sha256(f"{hash_file(quantized)} {margin} {TOLERANCES} {onnxruntime.__version__}".encode())
+    digest.update(reference.card.to_json().encode())
+    digest.update(reference.slices.sha256.encode())
+    for sample in reference.slices.samples:
+        digest.update(sample.labels.tobytes())
+        digest.update(b"" if sample.lung is None else sample.lung.tobytes())
+    return cache_home() / "searches" / f"{digest.hexdigest()[:24]}.json"

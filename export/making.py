@@ -100,7 +100,7 @@ def onnx_name(graph: Graph, precision: Precision) -> str:
 def _preflight(network: Path, reference: Reference) -> Gate:
     every = max(1, len(reference.answers) // PREFLIGHT_SLICES)
     pixels = [answer.pixels for answer in reference.answers[::every]]
-    return judge_ranges(network, measure_ranges(network, pixels))
+    return judge_ranges(network, measure_ranges(network, pixels), real=reference.slices.real)
 
 
 def _describe(card: Card, work: Path) -> Manifest:

@@ -5,6 +5,7 @@ that passes is found by doubling and halving, and then every node of it is let g
 """
 
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Trials:
     def __init__(self, path: Path, attempt: Try) -> None:
         self._path = path
         self._attempt = attempt
-        self._known: dict[str, str] = json.loads(path.read_bytes()) if path.is_file() else {}
+        self._known = _read(path)
 
     def reason(self, kept: Collection[str]) -> str:
         """Why the network is refused with ``kept``; an empty text where it passes."""
@@ -31,10 +32,18 @@ class Trials:
         if key not in self._known:
             self._known[key] = self._attempt(kept)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            work = self._path.with_suffix(".part")
+            work = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             work.write_text(json.dumps(self._known), encoding="utf-8")
             work.replace(self._path)
         return self._known[key]
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The trials of a file; none where it is not there or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def find_kept(order: Sequence[str], reason: Try) -> tuple[str, ...]:

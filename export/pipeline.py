@@ -56,7 +56,7 @@ def export_bundle(
         _refuse_what_failed(manifest)
         if wanted.rebuilds > 1:
             manifest = with_rebuilds(draft.with_manifest(manifest), reference, making, wanted.rebuilds)
-        previous = _previous(out / card.task)
+        previous = _previous(out / card.task, wanted)
         if wanted.targets or previous is not None:
             bundle = draft.with_manifest(manifest)
             manifest = with_plans(bundle, wanted.targets, previous, reference, margin=wanted.margin, progress=say)
@@ -70,14 +70,17 @@ def export_bundle(
         if wanted.signer is not None:
             (work / SIGNATURE).write_text(wanted.signer.sign(text).to_json(), encoding="utf-8")
     bundle = Bundle.open(out / card.task, builder=wanted.builder, key=wanted.signer.public if wanted.signer else None)
-    write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), ways=ways))
+    write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), real=slices.real, ways=ways))
     return bundle
 
 
-def _previous(path: Path) -> Bundle | None:
-    """The bundle with plans that an export replaces; None where there is none, or none that is whole."""
+def _previous(path: Path, wanted: Wanted) -> Bundle | None:
+    """The bundle with plans that an export replaces; None where there is none, or none that is whole.
+
+    Who signs vouches for every plan in the bundle, so of an earlier one only those that carry the same signature.
+    """
     try:
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, key=wanted.signer.public if wanted.signer else None)
     except CoronanetError:
         return None
     return bundle if plans_of(bundle.manifest) else None
@@ -102,7 +105,7 @@ def _refuse_what_failed(manifest: Manifest) -> None:
 def _with_worth(manifest: Manifest, worth: dict[Precision, Gate]) -> Manifest:
     files = tuple(
         record.model_copy(update={"gates": (*record.gates, worth[record.precision])})
-        if record.graph == "network" and record.precision in worth
+        if record.kind == "onnx" and record.graph == "network" and record.precision in worth
         else record
         for record in manifest.files
     )

@@ -6,7 +6,7 @@ from ..engines.open import PRECISIONS
 from ..engines.parity import Reference, compare
 from ..engines.plans import choose_plan, find_hosts, plans_of
 from ..engines.predictor import Choice, Predictor
-from ..engines.proofs import write_proof
+from ..engines.proofs import Proof, write_proof
 from ..model.errors import UsageError
 
 
@@ -34,5 +34,5 @@ def prove_plans(bundle: Bundle, reference: Reference, *, margin: float = MARGIN)
         judged = () if precision == "fp32" else (judge(reference, comparison.decisions, margin),)
         update = {"evidence": comparison.evidence, "gates": (*others, *judged)}
         found[record.path] = record.model_copy(update=update)
-        write_proof(record, host, comparison.evidence)
+        write_proof(record, host, Proof(evidence=comparison.evidence, non_inferiority=next(iter(judged), None)))
     return found

@@ -13,7 +13,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..engines.bundle import Gate
+from ..engines.bundle import Gate, Verdict
+from .calibrate import OPERATORS
 
 LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14
@@ -31,7 +32,7 @@ class Extent:
         """What float16 would make of it; empty where it holds it."""
         if not self.largest <= LARGEST:
             return f"overflows (up to {self.largest:.2g})"
-        if 0 < self.root_mean_square < SMALLEST_NORMAL:
+        if self.largest > 0 and self.root_mean_square < SMALLEST_NORMAL:
             return f"is subnormal (about {self.root_mean_square:.2g})"
         return ""
 
@@ -75,8 +76,12 @@ def measure_ranges(network: Path, pixels: list[NDArray[np.float32]]) -> dict[str
     return extents
 
 
-def judge_ranges(network: Path, extents: dict[str, Extent]) -> Gate:
-    """Which nodes float16 cannot hold: ``nodes`` are those that make such a tensor and those that read one."""
+def judge_ranges(network: Path, extents: dict[str, Extent], *, real: bool = True) -> Gate:
+    """Which nodes float16 cannot hold: ``nodes`` are those that make such a tensor and those that read one.
+
+    Refused where no convolution or product is left for float16; not run where the slices were not real, though what
+    was found on them is kept back all the same.
+    """
     problems = {tensor: extent.problem for tensor, extent in extents.items() if extent.problem}
     named: list[str] = []
     kept: dict[str, None] = {}
@@ -87,9 +92,15 @@ def judge_ranges(network: Path, extents: dict[str, Extent]) -> Gate:
         maker = next((node.name for node in nodes if tensor in node.output), f"the weight {tensor}")
         named.append(f"{maker} {problem}")
     reason = f"kept in float32, with what reads them: {'; '.join(named)}" if named else ""
+    operators = {node.name for node in nodes if node.op_type in OPERATORS}
+    verdict: Verdict = "passed" if real else "not_run"
+    if operators and operators <= kept.keys():
+        verdict, reason = "refused", f"no convolution or product is left for float16: {'; '.join(named)}"
+    elif not real:
+        reason = reason or "seen on synthetic slices only"
     largest = [extent.largest for extent in extents.values() if np.isfinite(extent.largest)]
     figures = {"largest": max(largest, default=0.0), "kept": float(len(kept))}
-    return Gate(gate="range", verdict="passed", reason=reason, figures=figures, nodes=tuple(kept))
+    return Gate(gate="range", verdict=verdict, reason=reason, figures=figures, nodes=tuple(kept))
 
 
 def _extent(magnitudes: NDArray[np.float64]) -> Extent:

@@ -116,10 +116,13 @@ def export_all(
         builder=builder,
         signer=signer,
     )
+    tasks: list[TaskName] = [Card.load(source / CARD).task for source in sources]
+    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
+        raise UsageError(f"two networks for {twice[0]}, and a folder of bundles holds one a task: export them apart")
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
-        for source in sources:
-            slices = find_slices(data, window, Card.load(source / CARD).task)
+        for source, task in zip(sources, tasks, strict=True):
+            slices = find_slices(data, window, task)
             if not slices.real and not bundles:
                 warn(
                     "no real CT: parity runs on the synthetic phantom, and no reduced precision is chosen before its "

@@ -40,12 +40,20 @@ class Study:
     notes: tuple[str, ...] = field(default=())
     positions_mm: NDArray[np.float64] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+
     @property
     def tells_sides(self) -> bool:
         """Whether the input says which side is the patient's right: an image does not, nor does a NIfTI file whose
         qform and sform codes are both 0, for then its affine is only a default (NIfTI-1, method 1).
         """
         return self.affine is not None and not (self.nifti is not None and self.nifti.codes == (0, 0))
+
+
+def printable(name: str) -> str:
+    """A name of the file system as text: what is not UTF-8 in it, which Python carries as lone surrogates, as U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)

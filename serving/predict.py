@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,18 +82,33 @@ def predict_studies(
             continue
         folder = out / _free_name(study.name, taken)
         try:
-            check_replaceable(folder)
-            start = time.perf_counter()
-            decisions = decide(engine, study, progress=progress)
-            inference_ms = (time.perf_counter() - start) * 1e3
-            cleaning = keep_lungs(decisions)
-            report = write_result(
-                folder, study, decisions, models, cleaning=cleaning, inference_ms=inference_ms, extras=extras
-            )
-            results.append(Result(folder, report))
+            results.append(_predict_one(engine, study, folder, models=models, extras=extras, progress=progress))
         except CoronanetError as error:
             failures.append(Unreadable(study.name, str(error)))
+        except (MemoryError, ValueError, cv2.error) as error:
+            # Whatever is the matter with this one, the others are to be finished; its words may quote the study.
+            failures.append(Unreadable(study.name, f"{study.name} cannot be finished ({type(error).__name__})"))
+        # Not held while the next one is read.
+        del study
     return Outcome(tuple(results), tuple(failures))
+
+
+def _predict_one(
+    engine: Engine,
+    study: Study,
+    folder: Path,
+    *,
+    models: Sequence[ModelRecord],
+    extras: Extras,
+    progress: Progress | None,
+) -> Result:
+    check_replaceable(folder)
+    start = time.perf_counter()
+    decisions = decide(engine, study, progress=progress)
+    inference_ms = (time.perf_counter() - start) * 1e3
+    cleaning = keep_lungs(decisions)
+    report = write_result(folder, study, decisions, models, cleaning=cleaning, inference_ms=inference_ms, extras=extras)
+    return Result(folder, report)
 
 
 def decide(engine: Engine, study: Study, *, progress: Progress | None = None) -> Decisions:

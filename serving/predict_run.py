@@ -1,6 +1,6 @@
 """What `coronanet predict` does once its options are understood."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -88,15 +88,18 @@ def predict_and_answer(
     # The first study is read before anything is exported, measured or asked: a typo must not cost a minute.
     studies = try_inputs(inputs, window=reading.window, series=reading.series)
     unreadable: list[Unreadable] = []
+    first: list[Study] = []
     for study in studies:
         if not isinstance(study, Unreadable):
+            first.append(study)
             break
         unreadable.append(study)
     else:
         raise _nothing_finished(unreadable)
+    del study
     check_triage_replaceable(folder)
     with ensemble as (engine, models):
-        outcome = _run(engine, models, chain(unreadable, [study], studies), folder, extras)
+        outcome = _run(engine, models, chain(unreadable, _handed_over(first), studies), folder, extras)
     if not outcome.results:
         raise _nothing_finished(outcome.failures)
     rows = triage(outcome)
@@ -104,6 +107,12 @@ def predict_and_answer(
     delivery = deliver(outcome) if deliver else None
     _warn_unused(outcome, reading, extras)
     _answer(outcome, rows, delivery, as_json=as_json)
+
+
+def _handed_over(studies: list[Study]) -> Iterator[Study]:
+    """Each study once, so that nobody here holds it while the next is read."""
+    while studies:
+        yield studies.pop(0)
 
 
 def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
@@ -214,7 +223,7 @@ def _studies(outcome: Outcome, rows: Sequence[TriageRow]) -> Table:
 
 def _bands(rows: Sequence[TriageRow]) -> Table:
     """What whoever allots beds counts, beside what is published on each band."""
-    table = Table("severity", "surrogate CT score", "studies", "published mortality")
+    table = Table("severity", "surrogate CT score", "studies", "published on this band")
     for band in count_bands(rows):
         table.add_row(band.band, band.surrogate_scores, str(band.studies), band.published)
     return table

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..card import Window
 from ..errors import MissingPackageError, UsageError
-from ..study import Study
+from ..study import Study, printable
 from .windows import NAMED_WINDOWS, parse_window
 
 __all__ = ["NAMED_WINDOWS", "Reading", "Unreadable", "find_inputs", "parse_window", "read_inputs", "try_inputs"]
@@ -21,6 +21,10 @@ EXPECTED = "a DICOM series, NIfTI (.nii, .nii.gz), PNG or JPEG"
 _DICOM_INDEX = "DICOMDIR"
 #: Archives nest patient, study and series; what lies deeper than this is no longer looked for.
 _DEEPEST = 8
+
+
+#: What a folder of results holds (``serving.result``).
+_RESULT = ("report.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Unreadable:
 
     origin: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", printable(self.origin))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 def read_inputs(paths: Sequence[Path], *, window: Window | None = None, series: str | None = None) -> Iterator[Study]:
@@ -119,22 +127,54 @@ def _in_folder(folder: Path) -> list[Input]:
 
 
 def _scan(folder: Path, depth: int = 0) -> _Tree:
-    """Images and NIfTI files of a folder hide its subfolders, where results may lie; DICOM is looked for in all."""
+    """Images and NIfTI files of a folder hide its subfolders, where results may lie; DICOM is looked for in all, but
+    for results of an earlier run. What cannot even be looked at becomes an input that says so when its turn comes.
+    """
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise UsageError(f"cannot read {folder}: {error.strerror}") from None
-    files = [entry for entry in entries if entry.is_file() and entry.name.upper() != _DICOM_INDEX]
-    dicom = [file for file in files if _is_dicom(file)]
-    inputs = [found for file in files if file not in dicom and (found := _in_file(file))]
+    dicom: list[Path] = []
+    inputs: list[Input] = []
+    folders: list[Path] = []
+    closed: list[Input] = []
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                folders += [] if entry.is_symlink() or _is_result(entry) else [entry]
+            elif not entry.is_file() or entry.name.upper() == _DICOM_INDEX:
+                continue
+            elif _is_dicom(entry):
+                dicom.append(entry)
+            elif found := _in_file(entry):
+                inputs.append(found)
+        except OSError as error:
+            closed.append(_closed(entry, UsageError(f"cannot read {entry}: {error.strerror}")))
+        except UsageError as error:
+            closed.append(_closed(entry, error))
     if inputs and not dicom:
-        return _Tree(inputs=tuple(inputs))
-    folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()] if depth < _DEEPEST else []
-    below = [_scan(entry, depth + 1) for entry in folders]
+        return _Tree(inputs=(*inputs, *closed))
+    below: list[_Tree] = []
+    for entry in folders if depth < _DEEPEST else []:
+        try:
+            below.append(_scan(entry, depth + 1))
+        except UsageError as error:
+            closed.append(_closed(entry, error))
     dicom += [file for tree in below for file in tree.dicom]
     beside = len(inputs) + sum(tree.beside for tree in below)
     deeper = tuple(found for tree in below for found in tree.inputs)
-    return _Tree(tuple(dicom), deeper, beside)
+    return _Tree(tuple(dicom), (*deeper, *closed), beside)
+
+
+def _is_result(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _RESULT)
+
+
+def _closed(path: Path, error: UsageError) -> Input:
+    def read(_: Reading) -> Study:
+        raise error
+
+    return Input(path, read)
 
 
 def _dicom_studies(tree: _Tree, folder: Path) -> list[Input]:

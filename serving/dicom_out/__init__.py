@@ -28,11 +28,11 @@ def write_dicom(
         try:
             segmentation = make_segmentation(source, decisions, equipment)
             report = make_report(source, segmentation, assessment, equipment)
+            for name, dataset in zip(DICOM_FILES, (segmentation, report), strict=True):
+                dataset.save_as(folder / name)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             # highdicom checks what it copies, and quotes it: the line must not.
             raise UsageError(
                 f"{study.name} has a header that no DICOM object can be made from ({type(error).__name__}): "
                 "leave out --dicom"
             ) from None
-        for name, dataset in zip(DICOM_FILES, (segmentation, report), strict=True):
-            dataset.save_as(folder / name)

@@ -35,7 +35,12 @@ class Equipment:
 
     @property
     def serial_number(self) -> str:
-        """One hash over those of all networks: two objects with the same one were made by the same weights."""
+        """One hash over those of all networks: two objects with the same one were made by the same weights.
+
+        A server does not tell its hashes; then it is unknown.
+        """
+        if any(model.bundle_sha256 is None for model in self.models):
+            return "unknown (served)"
         text = "\n".join(f"{model.task} {model.bundle_sha256}" for model in self.models)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coronanet.engines.bundle import Bundle, FileRecord, Gate
+from coronanet.engines.bundle import Bundle, FileRecord, Gate, Verdict
 from coronanet.engines.plans import Host
-from coronanet.engines.proofs import read_proof, refuse_unproved, write_proof
+from coronanet.engines.proofs import Proof, read_proof, refuse_unproved, write_proof
 from coronanet.export.to_tensorrt import NOT_RUN
 from coronanet.model.errors import RefusedError
 
@@ -25,6 +25,11 @@ def record(tiny_bundle: Bundle) -> FileRecord:
     return tiny_bundle.require("network").model_copy(update={"kind": "plan", "evidence": NOT_RUN})
 
 
+def proof(verdict: Verdict) -> Proof:
+    reason = "too far off" if verdict == "refused" else ""
+    return Proof(evidence=NOT_RUN.model_copy(update={"verdict": verdict, "reason": reason}), non_inferiority=None)
+
+
 def test_a_plan_that_never_ran_is_refused_with_the_command_that_runs_it(
     tiny_bundle: Bundle, record: FileRecord
 ) -> None:
@@ -38,7 +43,7 @@ def test_a_plan_that_passed_at_export_is_taken(tiny_bundle: Bundle, record: File
 
 
 def test_a_plan_that_passed_here_is_taken_here_alone(tiny_bundle: Bundle, record: FileRecord) -> None:
-    write_proof(record, HERE, NOT_RUN.model_copy(update={"verdict": "passed"}))
+    write_proof(record, HERE, proof("passed"))
     refuse_unproved(tiny_bundle, record, HERE)
     with pytest.raises(RefusedError, match="has never run"):
         refuse_unproved(tiny_bundle, record, replace(HERE, version="1.7.2.0"))
@@ -47,21 +52,29 @@ def test_a_plan_that_passed_here_is_taken_here_alone(tiny_bundle: Bundle, record
 
 
 def test_a_plan_that_failed_here_since_is_no_longer_taken(tiny_bundle: Bundle, record: FileRecord) -> None:
-    for verdict in ("passed", "refused"):
-        write_proof(record, HERE, NOT_RUN.model_copy(update={"verdict": verdict}))
-    with pytest.raises(RefusedError):
+    passed_at_export = record.model_copy(update={"evidence": tiny_bundle.require("network").evidence})
+    for plan in (record, passed_at_export):
+        write_proof(plan, HERE, proof("refused"))
+        with pytest.raises(RefusedError, match="did not pass parity: too far off"):
+            refuse_unproved(tiny_bundle, plan, HERE)
+
+
+def test_a_plan_that_decides_worse_here_is_no_longer_taken(tiny_bundle: Bundle, record: FileRecord) -> None:
+    gate = Gate(gate="non_inferiority", verdict="refused", reason="dice changes by -0.2")
+    write_proof(record, HERE, Proof(evidence=proof("passed").evidence, non_inferiority=gate))
+    with pytest.raises(RefusedError, match=r"did not pass non-inferiority: dice changes by -0\.2"):
         refuse_unproved(tiny_bundle, record, HERE)
 
 
 def test_a_refused_gate_holds_a_plan_back_whatever_parity_says(tiny_bundle: Bundle, record: FileRecord) -> None:
-    write_proof(record, HERE, NOT_RUN.model_copy(update={"verdict": "passed"}))
+    write_proof(record, HERE, proof("passed"))
     gate = Gate(gate="precision", verdict="refused", reason="")
-    with pytest.raises(RefusedError, match="was refused by the precision gate"):
+    with pytest.raises(RefusedError, match="did not pass precision"):
         refuse_unproved(tiny_bundle, record.model_copy(update={"gates": (gate,)}), HERE)
 
 
 def test_a_damaged_record_proves_nothing(own_cache: Path, record: FileRecord) -> None:
-    write_proof(record, HERE, NOT_RUN.model_copy(update={"verdict": "passed"}))
+    write_proof(record, HERE, proof("passed"))
     (file,) = (own_cache / "proofs").iterdir()
     file.write_text("{")
     assert read_proof(record, HERE) is None

@@ -36,7 +36,7 @@ def test_a_way_that_was_refused_is_not_chosen_however_fast(ranked: ranking.Ranki
 
 def test_where_nothing_passed_the_reasons_are_given(ranked: ranking.Ranking) -> None:
     ways = tuple(way.model_copy(update={"verdict": "refused", "reason": "too far off"}) for way in ranked.ways)
-    with pytest.raises(UsageError, match=r"no engine passed parity on this machine .*too far off"):
+    with pytest.raises(UsageError, match=r"no engine passed the gates on this machine .*too far off"):
         _ = ranked.model_copy(update={"ways": ways}).best
 
 

@@ -65,7 +65,9 @@ def test_what_parity_found_opens_the_plan_from_then_on(
     found = prove_plans(planned, reference)
     assert opened == [(Choice("tensorrt", "fp32"), True)]
     assert {path: found_.verdicts["parity"] for path, found_ in found.items()} == {record.path: "passed"}
-    assert read_proof(record, here) == found[record.path].evidence
+    proof = read_proof(record, here)
+    assert proof is not None
+    assert proof.evidence == found[record.path].evidence
     refuse_unproved(planned, record, here)
 
 

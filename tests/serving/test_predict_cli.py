@@ -111,7 +111,7 @@ def test_people_get_the_order_the_counts_and_what_is_published(
     for said in (
         "cannot be said",
         "surrogate CT score",
-        "published mortality",
+        "published on this band",
         "18 to 25",
         "By severity band",
         "Surrogate of",

@@ -126,7 +126,9 @@ def _named(wanted: str, stacks: Sequence[Stack], origin: Path) -> Stack:
     if found:
         return found[0]
     listed = ", ".join(map(str, stacks))
-    raise UsageError(f"{origin} has no series {wanted[:64]}: expected the number or the hash of one of {listed}")
+    # A UID leads to the patient, so it is not said again.
+    shown = "of that UID" if "." in wanted else wanted[:16]
+    raise UsageError(f"{origin} has no series {shown}: expected the number or the hash of one of {listed}")
 
 
 def _other_kinds(headers: Sequence[Header]) -> list[str]:
