@@ -52,7 +52,7 @@ class Study:
 
 
 def printable(name: str) -> str:
-    """A name of the file system as text: what is not UTF-8 in it, which Python carries as lone surrogates, as U+FFFD."""
+    """A name of the file system as text; what is not UTF-8 in it (a lone surrogate, to Python) becomes U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
