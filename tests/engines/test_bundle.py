@@ -54,8 +54,8 @@ def test_two_swapped_files_are_refused(copy: Path) -> None:
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(copy: Path) -> None:
-    (copy / "network.int8.onnx").write_bytes(b"")
-    with pytest.raises(RefusedError, match=r"network\.int8\.onnx is not in the manifest"):
+    (copy / "network.fp8.onnx").write_bytes(b"")
+    with pytest.raises(RefusedError, match=r"network\.fp8\.onnx is not in the manifest"):
         Bundle.open(copy)
 
 

@@ -103,7 +103,7 @@ def test_of_two_runtimes_the_preferred_wins_where_it_has_a_plan(tiny_bundle: Bun
 
 @pytest.mark.parametrize(
     ("made_for", "anchor"),
-    [(target(capability="8.9"), "wrong-gpu"), (target(version="10.12.0.36"), "wrong-plan-version")],
+    [(target(capability="8.9"), "wrong-gpu"), (target(version="10.12.0.36"), "plan-version")],
 )
 def test_where_none_fits_the_message_has_plans_machine_and_command(
     tiny_bundle: Bundle, made_for: PlanTarget, anchor: str

@@ -1,5 +1,7 @@
 """`auto` is measured, recorded, and never something that did not pass."""
 
+from pathlib import Path
+
 import pytest
 from coronanet.engines import ranking
 from coronanet.engines.bundle import Bundle
@@ -58,7 +60,7 @@ def test_auto_opens_what_the_record_says_is_fastest(
     monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
     slow = tuple(way.model_copy(update={"latency_ms": 99.0}) for way in ranked.ways if way.choice != Choice())
     first = next(way for way in ranked.ways if way.choice == Choice()).model_copy(update={"latency_ms": 1.0})
-    ranking.write_ranking(ranked.model_copy(update={"ways": (first, *slow)}))
+    ranking.write_ranking(ranked.model_copy(update={"ways": (first, *slow), "real": True}))
     with open_engine(bundles[TASK], backend="auto") as engine:
         assert isinstance(engine, OnnxRuntimeEngine)
     with pytest.raises(UsageError, match="auto chooses for networks alone"):
@@ -88,7 +90,24 @@ def test_a_record_is_used_instead_of_measuring_again(
     bundles: dict[TaskName, Bundle], ranked: ranking.Ranking, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
-    planted = ranked.model_copy(update={"ways": tuple(w for w in ranked.ways if w.choice == Choice())})
+    planted = ranked.model_copy(update={"ways": tuple(w for w in ranked.ways if w.choice == Choice()), "real": True})
     ranking.write_ranking(planted)
-    monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(ranking, "rank", lambda *_, **__: pytest.fail("measured again"))
     assert ranking.choose({TASK: bundles[TASK]}) == {TASK: Choice("onnxruntime", "fp32")}
+
+
+def test_a_record_of_the_phantom_is_measured_again_once_real_slices_are_there(
+    bundles: dict[TaskName, Bundle],
+    ranked: ranking.Ranking,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: object,
+) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
+    assert not ranked.real
+    ranking.write_ranking(ranked)
+    told: list[str] = []
+    monkeypatch.setattr(ranking, "rank", lambda *_, **__: ranked.model_copy(update={"real": True}))
+    ranking.choose({TASK: bundles[TASK]}, data=data, progress=told.append)
+    ranking.choose({TASK: bundles[TASK]}, data=data, progress=told.append)
+    assert told == [TASK]

@@ -26,6 +26,13 @@ from safetensors.numpy import load_file, save_file
 SMALLEST: TaskName = "lung_segmentation"
 
 
+@pytest.fixture
+def source(tiny_source: Path, tmp_path: Path) -> Path:
+    """Card and weights of the small network, to be changed at will."""
+    shutil.copytree(tiny_source, tmp_path / "source")
+    return tmp_path / "source"
+
+
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_every_graph_that_ships_passed_parity_with_torch(bundles: dict[TaskName, Bundle], task: TaskName) -> None:
     evidence = {record.path: record.evidence for record in bundles[task].manifest.files if record.kind == "onnx"}
@@ -78,17 +85,17 @@ def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(
     assert record.bytes < 0.35 * bundles[task].require("network").bytes
 
 
-def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(tmp_path: Path) -> None:
-    source = _copy_of_weights(tmp_path)
-    _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.0.bias" else value)
+def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(source: Path, tmp_path: Path) -> None:
+    _edit_weights(source, lambda name, value: value * np.float32("inf") if name == "head.bias" else value)
     with pytest.raises(RefusedError, match="not finite"):
         pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_graph_that_decides_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_decides_otherwise_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The exporter is broken on purpose: it writes another network than the reference."""
-    source = _copy_of_weights(tmp_path)
     export_graph = making.export_graph
 
     def export_other(card: Card, graph: Graph, network: torch.nn.Module, path: Path) -> None:
@@ -103,9 +110,8 @@ def test_a_graph_that_decides_otherwise_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_an_optional_fp16_that_is_refused_is_left_out_and_a_wanted_one_ends_the_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = _copy_of_weights(tmp_path)
     convert = making.convert_to_half
 
     def convert_wrongly(single: Path, half: Path, *, kept: Collection[str] = ()) -> None:
@@ -125,8 +131,7 @@ def test_an_optional_fp16_that_is_refused_is_left_out_and_a_wanted_one_ends_the_
     assert list((tmp_path / "again").iterdir()) == []
 
 
-def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
-    source = _copy_of_weights(tmp_path)
+def test_a_bundle_is_replaced_whole(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = pipeline.export_bundle(source, out, phantom_slices(), Wanted(half=True))
     second = pipeline.export_bundle(source, out, phantom_slices())
@@ -136,17 +141,15 @@ def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == [SMALLEST]
 
 
-def test_weights_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
-    source = _copy_of_weights(tmp_path)
+def test_weights_that_do_not_fit_the_card_are_named(source: Path, tmp_path: Path) -> None:
     card = json.loads((source / CARD).read_text())
-    card["network"]["parameters"]["decoder"] = 16
+    card["network"]["parameters"]["features"] = 8
     (source / CARD).write_text(json.dumps(card))
-    with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's efficientnet_lite"):
+    with pytest.raises(UsageError, match=r"weights.safetensors does not fit the card's unet"):
         pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
 
 
-def test_a_truncated_weights_file_is_one_line(tmp_path: Path) -> None:
-    source = _copy_of_weights(tmp_path)
+def test_a_truncated_weights_file_is_one_line(source: Path, tmp_path: Path) -> None:
     content = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match="is not a safetensors file"):
@@ -158,12 +161,6 @@ def test_shipped_weights_are_exported_once_and_a_bundle_of_others_is_known(bundl
     assert {name: bundle.sha256 for name, bundle in again.items()} == {n: b.sha256 for n, b in bundles.items()}
     assert holds(bundles["lung_segmentation"], PRETRAINED / "lung_segmentation")
     assert not holds(bundles["lung_segmentation"], PRETRAINED / "binary_segmentation")
-
-
-def _copy_of_weights(folder: Path) -> Path:
-    source = folder / "source"
-    shutil.copytree(PRETRAINED / SMALLEST, source)
-    return source
 
 
 def _edit_weights(source: Path, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> None:

@@ -129,9 +129,7 @@ def test_an_unsupported_operator_is_named(record_of: RecordOf, target: PlanTarge
 def test_an_axis_of_any_size_without_a_profile_is_named(work: Path, record_of: RecordOf, target: PlanTarget) -> None:
     pixels = TensorRecord(name="pixels", dtype="float32", shape=(-1, 1, -1, 64))
     record = record_of(work / "network.fp32.onnx", "fp32").model_copy(update={"inputs": (pixels,)})
-    with pytest.raises(
-        UsageError, match=r"pixels float32 \[\?, 1, \?, 64\] has an axis of any size .*without-a-profile"
-    ):
+    with pytest.raises(UsageError, match=r"pixels float32 \[\?, 1, \?, 64\] has an axis of any size .*#no-profile"):
         build_plan(work, record, target)
 
 
