@@ -80,7 +80,9 @@ def test_the_tutorial_ends_in_an_answer_of_the_users_network(folder: Path) -> No
     train, export, verify, serve, predict = commands
     assert "Dice on slices held back: 0.9" in _run(train, folder)
     assert "refused" not in _run(export, folder)
-    assert _run(verify, folder).count("passed") == 4
+    verified = _run(verify, folder)
+    assert verified.count("passed") >= 4
+    assert "refused" not in verified
     own = Bundle.open(folder / "bundles" / "lung_segmentation")
     given = f" --http-port {ports.http} --grpc-port {ports.grpc} --metrics-port {ports.metrics} --json"
     with _serving(serve + given, folder) as repository:
