@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ..model.networks import Builder
     from .keys import PublicKey
 
-if TYPE_CHECKING:
-    from ..model.networks import Builder
-
 MANIFEST = "manifest.json"
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"

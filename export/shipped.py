@@ -19,8 +19,6 @@ from .options import CalibrationMethod, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
-
-if TYPE_CHECKING:
     from ..model.networks import Builder
 
 PRETRAINED = ROOT / "model" / "pretrained"
