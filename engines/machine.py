@@ -54,6 +54,14 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
     return tuple(name for name, spellings in CPU_FEATURES.items() if flags.intersection(spellings))
 
 
+def saturates_int8(cpu_features: Sequence[str]) -> bool:
+    """Whether products of int8 are added in int16 on such a CPU, which overflows where both factors are large.
+
+    So x86 does without VNNI (``vpmaddubsw``), in ONNX Runtime and OpenVINO alike; weights of 7 bits do not overflow.
+    """
+    return "AVX2" in cpu_features and "VNNI" not in cpu_features
+
+
 def available_cores() -> int:
     """Cores that this process may use, which a container or taskset can make fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
