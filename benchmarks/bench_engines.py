@@ -14,9 +14,11 @@ from ..engines.ranking import Ranking
 from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import TaskName
 from .inputs import batch_of, describe
+from .noise import noise_floor
 from .protocol import EngineCase, Method, Protocol, observe
-from .report import EngineReport, EngineResult, Parity, Skipped, Statistics
-from .timing import Call, Plan, Samples, WarmUp, WarmUpRule, interleave, warm_up
+from .report import EngineReport, EngineResult, Parity, Skipped, Statistics, Yardstick
+from .timing import Call, Plan, Rounds, WarmUp, WarmUpRule, interleave, warm_up
+from .yardstick import DESCRIPTION, make_yardstick
 
 Opener = Callable[[Bundle, Choice], Engine]
 
@@ -56,6 +58,7 @@ def measure_engines(
     """
     protocol = observe(_method(image, plan, rule), bundles)
     results: list[EngineResult] = []
+    yardsticks: list[Yardstick] = []
     skipped: list[Skipped] = []
     for name, bundle in bundles.items():
         ranking = (rankings or {}).get(name)
@@ -68,16 +71,19 @@ def measure_engines(
                 if advance is not None:
                     advance(f"{name}, batch {batch}")
                 pixels = _pixels(bundle, batch_of(image, batch))
-                calls = {choice: _call(engine, pixels) for choice, engine in fitting.items()}
+                calls: dict[Choice | None, Call] = {choice: _call(engine, pixels) for choice, engine in fitting.items()}
                 warm = {choice: warm_up(call, rule) for choice, call in calls.items()}
-                for choice, samples in interleave(calls, plan, items=batch).items():
-                    results.append(
-                        _result(bundle, choice, protocol, warm=warm[choice], samples=samples, ranking=ranking)
-                    )
+                calls[None] = make_yardstick()
+                taken = interleave(calls, plan, items=batch)
+                yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[None].rounds_ns))
+                results += [
+                    _result(bundle, choice, protocol, warm=warm[choice], rounds=taken[choice], ranking=ranking)
+                    for choice in fitting
+                ]
     if not results:
         reasons = "; ".join(f"{item.what}: {item.reason}" for item in skipped)
         raise UsageError(f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}")
-    return EngineReport(protocol=protocol, results=tuple(results), skipped=tuple(skipped))
+    return EngineReport(protocol=protocol, results=tuple(results), yardsticks=tuple(yardsticks), skipped=tuple(skipped))
 
 
 def parity_of(bundle: Bundle, choice: Choice, ranking: Ranking | None) -> Parity | None:
@@ -104,8 +110,9 @@ def is_chosen(choice: Choice, ranking: Ranking | None) -> bool:
 
 
 def _result(
-    bundle: Bundle, choice: Choice, protocol: Protocol, *, warm: WarmUp, samples: Samples, ranking: Ranking | None
+    bundle: Bundle, choice: Choice, protocol: Protocol, *, warm: WarmUp, rounds: Rounds, ranking: Ranking | None
 ) -> EngineResult:
+    samples = rounds.samples
     case = EngineCase(
         task=bundle.card.task,
         backend=choice.backend,
@@ -120,8 +127,9 @@ def _result(
         parity=parity_of(bundle, choice, ranking),
         chosen=is_chosen(choice, ranking),
         warm_up_ns=warm.durations_ns,
-        durations_ns=samples.durations_ns,
+        rounds_ns=rounds.rounds_ns,
         statistics=Statistics.of(samples),
+        noise_floor=noise_floor(rounds.rounds_ns),
         warnings=warm.warnings + samples.warnings,
     )
 
@@ -177,7 +185,8 @@ def _method(image: NDArray[np.int16], plan: Plan, rule: WarmUpRule) -> Method:
         verb="bench engines",
         measures="one synchronous infer() of the network alone: preprocessing and decision left out",
         transfers="arrays of this process in and out; copies to and from the engine counted",
-        order="all ways to run a task and batch in turns; in a turn one call that is not counted, then a block that is",
+        order="all ways to run a task and batch in turns, and a yardstick with them; in a turn one call that is not "
+        f"counted, then a block that is. Yardstick: {DESCRIPTION}",
         input=describe(image, "through the bundle's own preprocessing"),
         warm_up=rule,
         plan=plan,

@@ -4,22 +4,29 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from ..engines.bundle import Verdict
+from ..engines.bundle import Precision, Verdict
 from ..model.card import StrictModel, explain
 from ..model.errors import UsageError
+from ..model.tasks import TaskName
 from .load import Load
-from .protocol import EngineCase, LoadCase, Protocol
-from .timing import Samples, WarmUp
+from .protocol import EngineCase, LoadCase, PeerCase, Protocol
+from .timing import Rounds, Samples, WarmUp
 
 NOTICE = "Research software, not a medical device. Absolute times are of this machine; trust the ratios."
+SCHEMA_VERSION: Final = 2
 UNITS = {
     "_ns": "nanoseconds",
     "_ms": "milliseconds",
     "_s": "seconds",
+    "_j": "joules",
+    "_w": "watts",
+    "_mhz": "megahertz",
+    "flops": "floating-point (or integer) operations, a multiplication and its addition counted as two",
+    "share": "of one",
     "_per_s": "slices a second",
     "_bytes": "bytes",
     "spread": "interquartile range as a share of the median",
@@ -67,10 +74,95 @@ class Parity(StrictModel):
     source: Literal["reference", "this machine", "export"]
 
 
-class EngineResult(StrictModel):
-    """One engine's raw durations in the order measured; ``file_bytes`` is the size of its network's ONNX file.
+class Fresh(StrictModel):
+    """What a process of its own saw that did nothing but import the backend, load this network and run it.
 
-    ``chosen`` says that `auto` runs this task so on this machine.
+    ``import_ms`` is the backend's packages, ``load_ms`` the network's file from the page cache to an engine that is
+    ready, ``first_ms`` the first inference. ``base_bytes`` is the process's memory before the backend is imported,
+    ``peak_bytes`` the most it ever held; ``gpu_bytes`` what the GPU's used memory grew by, None where there is none.
+    """
+
+    import_ms: float
+    load_ms: float
+    first_ms: float
+    base_bytes: int
+    peak_bytes: int
+    gpu_bytes: int | None = None
+
+
+class Stages(StrictModel):
+    """A call on a GPU taken apart, with a wait after each stage: copies in, kernels, copies out; nanoseconds of each
+    call. The three add up to more than a call takes, by the waits."""
+
+    upload_ns: tuple[int, ...]
+    compute_ns: tuple[int, ...]
+    download_ns: tuple[int, ...]
+
+
+class GpuLoad(StrictModel):
+    """The GPU in a stretch of calls one after the other, as NVML told of it; None is what it would not tell.
+
+    Energy is of the whole board, at rest or not, over the slices done meanwhile; ``throttles`` held the clocks down.
+    """
+
+    seconds: float
+    slices: int
+    readings: int
+    energy_j_per_slice: float | None
+    power_w: float | None
+    sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    utilisation_share: float | None
+    memory_used_bytes: int | None
+    temperature_c: int | None
+    throttles: tuple[str, ...]
+
+
+class LayerBound(StrictModel):
+    """One layer of a network under the roof: what it must at least take, and which of the two holds it."""
+
+    name: str
+    operator: str
+    flops: int
+    bytes: int
+    bound_ms: float
+    limit: Literal["compute", "memory"]
+
+
+class RooflineRecord(StrictModel):
+    """A call under the roof: the sum over its layers of the larger of computing and moving data.
+
+    ``flops`` and ``bytes`` are of all layers, ``compute_bound_ms`` of ``bound_ms`` lies in layers that computing holds.
+    ``share`` is ``bound_ms`` over the measured median: what is left is 1 less that. Above 1, data stayed in a cache
+    that the measured bandwidth knows nothing of. ``layers`` are those with the largest bounds.
+    """
+
+    precision: Precision
+    flops: int
+    bytes: int
+    bound_ms: float
+    compute_bound_ms: float
+    share: float
+    layers: tuple[LayerBound, ...]
+
+
+class Ceilings(StrictModel):
+    """What this machine was seen to reach in this run: the best rate of any engine in each precision, and of memory.
+
+    ``flops_per_s`` by precision; ``reached_by`` says what reached it.
+    """
+
+    device: Literal["cpu", "gpu"]
+    flops_per_s: dict[str, float]
+    reached_by: dict[str, str]
+    bytes_per_s: float
+
+
+class EngineResult(StrictModel):
+    """One engine's raw durations, by round and in the order measured; ``file_bytes`` is its network's ONNX file.
+
+    ``chosen`` says that `auto` runs this task so on this machine. ``noise_floor`` is the largest share by which parts
+    of these very rounds differ from each other: what an A/A comparison inside this run shows.
     """
 
     case: EngineCase
@@ -79,9 +171,70 @@ class EngineResult(StrictModel):
     parity: Parity | None
     chosen: bool
     warm_up_ns: tuple[int, ...]
-    durations_ns: tuple[int, ...]
+    rounds_ns: tuple[tuple[int, ...], ...]
     statistics: Statistics
+    noise_floor: float | None
+    fresh: Fresh | None = None
+    stages: Stages | None = None
+    gpu: GpuLoad | None = None
+    roofline: RooflineRecord | None = None
     warnings: tuple[str, ...]
+
+    @property
+    def rounds(self) -> Rounds:
+        return Rounds(self.rounds_ns, self.case.batch)
+
+
+class PeerResult(StrictModel):
+    """One peer, measured in turns with our engines; ``max_difference`` of its logits from the torch reference."""
+
+    case: PeerCase
+    protocol_sha256: str
+    description: str
+    max_difference: float | None
+    warm_up_ns: tuple[int, ...]
+    rounds_ns: tuple[tuple[int, ...], ...]
+    statistics: Statistics
+    noise_floor: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def rounds(self) -> Rounds:
+        return Rounds(self.rounds_ns, self.case.batch)
+
+
+class Yardstick(StrictModel):
+    """A fixed piece of work that no change of ours touches, measured in every round of one task and batch.
+
+    What it differs by between two runs is the machine's doing.
+    """
+
+    task: TaskName
+    batch: int
+    rounds_ns: tuple[tuple[int, ...], ...]
+
+    @property
+    def rounds(self) -> Rounds:
+        return Rounds(self.rounds_ns)
+
+
+class Comparison(StrictModel):
+    """One case in B over the same case in A: above 1, B takes longer.
+
+    ``low`` and ``high`` bound the 95 % bootstrap interval of ``ratio``. ``noise_floor`` is the share that an A/A
+    comparison shows here, which the whole interval must lie beyond before anything is called faster or slower.
+    ``relative_to`` says what both were divided by, None where the rounds of both were interleaved.
+    """
+
+    case: EngineCase | PeerCase | LoadCase
+    a_p50_ms: float
+    b_p50_ms: float
+    ratio: float
+    low: float
+    high: float
+    noise_floor: float
+    relative_to: str | None
+    verdict: Literal["faster", "slower", "noise"]
 
 
 class BurstRecord(StrictModel):
@@ -134,10 +287,9 @@ class Ratio(StrictModel):
 
 
 class _Report(StrictModel):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     notice: str = NOTICE
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
-    protocol: Protocol
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -146,16 +298,58 @@ class _Report(StrictModel):
 class EngineReport(_Report):
     """What `bench engines` measured."""
 
+    protocol: Protocol
     results: tuple[EngineResult, ...]
+    peers: tuple[PeerResult, ...] = ()
+    yardsticks: tuple[Yardstick, ...] = ()
+    ceilings: tuple[Ceilings, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     skipped: tuple[Skipped, ...]
 
 
 class ServingReport(_Report):
     """What `bench serving` measured."""
 
+    protocol: Protocol
     results: tuple[LoadResult, ...]
     agreement: tuple[Agreement, ...]
     ratios: tuple[Ratio, ...]
+
+
+class CompareReport(_Report):
+    """What `bench compare` found; ``varied`` are the fields of the protocol that were allowed to differ and did."""
+
+    a: Protocol
+    b: Protocol
+    varied: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+
+
+#: The reports by the name of their published schema, ``docs/schemas/NAME-VERSION.schema.json``.
+REPORTS: dict[str, type[_Report]] = {
+    "bench-engines": EngineReport,
+    "bench-serving": ServingReport,
+    "bench-compare": CompareReport,
+}
+
+
+def report_schema(name: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a report as it is written: every field is there, whether it has a default or not.
+
+    Args:
+        name: a key of `REPORTS`.
+    """
+    schema = REPORTS[name].model_json_schema(mode="serialization")
+    for part in (schema, *schema["$defs"].values()):
+        part["required"] = list(part["properties"])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"{name}-{SCHEMA_VERSION}.schema.json",
+        **schema,
+        "title": f"Corona-Net {name.replace('-', ' ')}, version {SCHEMA_VERSION}",
+    }
 
 
 def load_result(
