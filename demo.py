@@ -22,7 +22,8 @@ from .model.tasks import TaskName
 from .window_option import WINDOW, WindowCommand
 
 if TYPE_CHECKING:
-    from .benchmarks.report import EngineReport, ServingReport
+    from .benchmarks.report import EngineReport
+    from .benchmarks.serving_report import ServingReport
     from .model.readers import Unreadable
     from .model.study import Study
     from .serving.predict import Outcome

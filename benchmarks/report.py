@@ -2,9 +2,8 @@
 
 import os
 import tempfile
-from collections import Counter
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -12,9 +11,8 @@ from ..engines.bundle import Precision, Verdict
 from ..model.card import StrictModel, explain
 from ..model.errors import UsageError
 from ..model.tasks import TaskName
-from .load import Load
 from .protocol import EngineCase, LoadCase, PeerCase, Protocol
-from .timing import Rounds, Samples, WarmUp
+from .timing import Rounds, Samples
 
 NOTICE = "Research software, not a medical device. Absolute times are of this machine; trust the ratios."
 SCHEMA_VERSION: Final = 2
@@ -237,27 +235,6 @@ class Comparison(StrictModel):
     verdict: Literal["faster", "slower", "noise"]
 
 
-class BurstRecord(StrictModel):
-    """One burst of load: the latencies of the answered requests, and how many failed."""
-
-    wall_ns: int
-    latencies_ns: tuple[int, ...]
-    failed: int
-
-
-class LoadResult(StrictModel):
-    """One target's bursts; ``errors`` counts failures by message; no statistics where nothing was answered."""
-
-    case: LoadCase
-    protocol_sha256: str
-    warm_up_ns: tuple[int, ...]
-    bursts: tuple[BurstRecord, ...]
-    requests: int
-    errors: dict[str, int]
-    statistics: Statistics | None
-    warnings: tuple[str, ...]
-
-
 class Skipped(StrictModel):
     """What was not measured, and why."""
 
@@ -265,28 +242,9 @@ class Skipped(StrictModel):
     reason: str
 
 
-class Agreement(StrictModel):
-    """One output of the served ensemble against the same chain in process, on the same input.
+class Document(StrictModel):
+    """What every file of the harness has."""
 
-    ``equal_share`` is the share of equal labels, 0..1, of a mask; ``max_difference`` is of a probability.
-    """
-
-    output: str
-    equal_share: float | None
-    max_difference: float | None
-
-
-class Ratio(StrictModel):
-    """Throughput served at a concurrency, over the best in process: the median of the rounds, and their extremes."""
-
-    concurrency: int
-    against: str
-    median: float
-    lowest: float
-    highest: float
-
-
-class _Report(StrictModel):
     schema_version: Literal[2] = SCHEMA_VERSION
     notice: str = NOTICE
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
@@ -295,10 +253,15 @@ class _Report(StrictModel):
         return self.model_dump_json(indent=1) + "\n"
 
 
-class EngineReport(_Report):
-    """What `bench engines` measured."""
+class Report(Document):
+    """What every measurement has."""
 
     protocol: Protocol
+
+
+class EngineReport(Report):
+    """What `bench engines` measured."""
+
     results: tuple[EngineResult, ...]
     peers: tuple[PeerResult, ...] = ()
     yardsticks: tuple[Yardstick, ...] = ()
@@ -307,16 +270,7 @@ class EngineReport(_Report):
     skipped: tuple[Skipped, ...]
 
 
-class ServingReport(_Report):
-    """What `bench serving` measured."""
-
-    protocol: Protocol
-    results: tuple[LoadResult, ...]
-    agreement: tuple[Agreement, ...]
-    ratios: tuple[Ratio, ...]
-
-
-class CompareReport(_Report):
+class CompareReport(Document):
     """What `bench compare` found; ``varied`` are the fields of the protocol that were allowed to differ and did."""
 
     a: Protocol
@@ -325,54 +279,6 @@ class CompareReport(_Report):
     comparisons: tuple[Comparison, ...]
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
-
-
-#: The reports by the name of their published schema, ``docs/schemas/NAME-VERSION.schema.json``.
-REPORTS: dict[str, type[_Report]] = {
-    "bench-engines": EngineReport,
-    "bench-serving": ServingReport,
-    "bench-compare": CompareReport,
-}
-
-
-def report_schema(name: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of a report as it is written: every field is there, whether it has a default or not.
-
-    Args:
-        name: a key of `REPORTS`.
-    """
-    schema = REPORTS[name].model_json_schema(mode="serialization")
-    for part in (schema, *schema["$defs"].values()):
-        part["required"] = list(part["properties"])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"{name}-{SCHEMA_VERSION}.schema.json",
-        **schema,
-        "title": f"Corona-Net {name.replace('-', ' ')}, version {SCHEMA_VERSION}",
-    }
-
-
-def load_result(
-    case: LoadCase, protocol: Protocol, warm_up: WarmUp, load: Load, *, conceal: str | None = None
-) -> LoadResult:
-    """The record of one target under load; ``conceal``, the server's address, is left out of every message."""
-    samples = load.samples
-    errors = Counter[str]()
-    for message, count in load.errors.items():
-        errors[message.replace(conceal, "ADDRESS") if conceal else message] += count
-    return LoadResult(
-        case=case,
-        protocol_sha256=protocol.sha256(case),
-        warm_up_ns=warm_up.durations_ns,
-        bursts=tuple(
-            BurstRecord(wall_ns=block.wall_ns, latencies_ns=block.latencies_ns, failed=len(block.errors))
-            for block in load.blocks
-        ),
-        requests=load.requests,
-        errors=dict(errors),
-        statistics=None if samples is None else Statistics.of(samples, load.throughput_per_s),
-        warnings=warm_up.warnings + load.warnings,
-    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -405,24 +311,12 @@ def read_engines(path: Path) -> EngineReport:
         UsageError: no such file, or not such a report.
     """
     try:
-        return EngineReport.model_validate_json(_read(path, "engines"))
+        return EngineReport.model_validate_json(read_bytes(path, "engines"))
     except ValidationError as error:
-        raise UsageError(f"{path} is not a report of `coronanet bench engines`: {_first(error)}") from None
+        raise UsageError(f"{path} is not a report of `coronanet bench engines`: {first_complaint(error)}") from None
 
 
-def read_serving(path: Path) -> ServingReport:
-    """Read what `bench serving --out` wrote.
-
-    Raises:
-        UsageError: no such file, or not such a report.
-    """
-    try:
-        return ServingReport.model_validate_json(_read(path, "serving"))
-    except ValidationError as error:
-        raise UsageError(f"{path} is not a report of `coronanet bench serving`: {_first(error)}") from None
-
-
-def _read(path: Path, verb: str) -> bytes:
+def read_bytes(path: Path, verb: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -431,6 +325,6 @@ def _read(path: Path, verb: str) -> bytes:
         ) from None
 
 
-def _first(error: ValidationError) -> str:
+def first_complaint(error: ValidationError) -> str:
     """The first of what may be hundreds of complaints about a file of another kind."""
     return explain(error).partition("; ")[0]

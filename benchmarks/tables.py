@@ -7,7 +7,8 @@ from rich.table import Table
 
 from .bench_serving import label
 from .protocol import LoadCase
-from .report import Agreement, EngineReport, EngineResult, LoadResult, Parity, ServingReport, Statistics
+from .report import EngineReport, EngineResult, Parity, Statistics
+from .serving_report import Agreement, LoadResult, ServingReport
 
 MB = 1_000_000
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from coronanet.benchmarks.load import Block, Load
 from coronanet.benchmarks.protocol import EngineCase, InputRecord, LoadCase, Method, Protocol, observe
-from coronanet.benchmarks.report import (
-    Agreement,
-    EngineReport,
-    EngineResult,
-    Parity,
-    Ratio,
-    ServingReport,
-    Skipped,
-    Statistics,
-    load_result,
-)
+from coronanet.benchmarks.report import EngineReport, EngineResult, Parity, Skipped, Statistics
+from coronanet.benchmarks.serving_report import Agreement, Ratio, ServingReport, load_result
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Plan, Samples, WarmUp, WarmUpRule
 from coronanet.engines.base import EngineBase, Tensors, TensorSpec
 from numpy.typing import NDArray

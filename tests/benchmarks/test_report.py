@@ -7,13 +7,11 @@ from coronanet.benchmarks.protocol import LoadCase, Protocol
 from coronanet.benchmarks.report import (
     EngineReport,
     Parity,
-    ServingReport,
     Statistics,
-    load_result,
     read_engines,
-    read_serving,
     write_text,
 )
+from coronanet.benchmarks.serving_report import ServingReport, load_result, read_serving
 from coronanet.benchmarks.tables import (
     engine_notes,
     engines_table,
