@@ -260,8 +260,13 @@ class Report(Document):
 
 
 class EngineReport(Report):
-    """What `bench engines` measured."""
+    """What `bench engines` measured.
 
+    ``against`` gives the hash of the bundles that the comparisons call B, by task, where they were measured in turns
+    with these; with a baseline the comparisons call the earlier report A. Otherwise there are none.
+    """
+
+    against: dict[str, str] | None = None
     results: tuple[EngineResult, ...]
     peers: tuple[PeerResult, ...] = ()
     yardsticks: tuple[Yardstick, ...] = ()
