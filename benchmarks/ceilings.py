@@ -21,31 +21,35 @@ from ..engines.bundle import Precision
 from ..engines.machine import available_cores
 from ..engines.open import PRECISIONS, Backend, file_precision, is_installed, open_onnx
 from ..model.errors import CoronanetError
-from .report import Ceilings
+from .report import Ceilings, MemoryLevel
 from .timing import NS_PER_S, Call, time_call
 
 #: One 3 x 3 convolution of 256 channels to 256 on 32 x 32 pixels, and one product: 1.2 and 1.1 billion operations.
 CHANNELS, SIDE, KERNEL = 256, 32, 3
 PRODUCT = 820
-STREAM_BYTES = 64 * 2**20
+WORKING_SETS = tuple(2**20 * size for size in (1, 4, 16, 128))
+STREAM_S = 0.2
 LIMIT_S = 0.4
 WARM_UP = 3
 GPU_PRODUCT = 8192
+GPU_WORKING_SETS = (2**25, 2**30)
 
 
 def measure_cpu_ceilings(threads: int | None) -> Ceilings:
-    """The best rate of any backend in every precision that it has here, and the bandwidth of a copy on all cores."""
+    """The best rate of any backend in every precision that it has here, and how fast bytes are copied."""
     best: dict[str, tuple[float, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for what, precision, flops, call in _cpu_layers(Path(folder), threads):
             rate = flops * NS_PER_S / fastest(call)
             if rate > best.get(precision, (0.0, ""))[0]:
                 best[precision] = (rate, what)
+    memory = memory_levels(threads or available_cores())
     return Ceilings(
         device="cpu",
         flops_per_s={precision: rate for precision, (rate, _) in best.items()},
         reached_by={precision: what for precision, (_, what) in best.items()},
-        bytes_per_s=copy_rate(threads or available_cores()),
+        bytes_per_s=memory[-1].bytes_per_s,
+        memory=memory,
     )
 
 
@@ -60,19 +64,27 @@ def fastest(call: Call, *, limit_s: float = LIMIT_S) -> int:
     return max(1, best)
 
 
-def copy_rate(threads: int) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds (the Copy of McCalpin's STREAM)."""
-    parts = [
-        (np.ones(STREAM_BYTES // threads, np.uint8), np.zeros(STREAM_BYTES // threads, np.uint8))
-        for _ in range(threads)
-    ]
+def memory_levels(threads: int) -> tuple[MemoryLevel, ...]:
+    """The rate of a copy on all threads by working set, the Copy of McCalpin's STREAM from cache to memory."""
+    return tuple(MemoryLevel(working_set_bytes=size, bytes_per_s=copy_rate(size, threads)) for size in WORKING_SETS)
+
+
+def copy_rate(working_set: int, threads: int) -> float:
+    """Bytes a second, read and written, of copies whose source and target together take ``working_set`` bytes."""
+    size = working_set // (2 * threads)
+    parts = [(np.ones(size, np.uint8), np.zeros(size, np.uint8)) for _ in range(threads)]
+    # Enough of them that starting the threads does not count.
+    times = max(1, WORKING_SETS[-1] // working_set)
+
+    def copy_part(part: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+        # numpy lets go of the interpreter while it copies.
+        for _ in range(times):
+            np.copyto(part[1], part[0])
+
     with ThreadPoolExecutor(threads) as pool:
-
-        def copy() -> None:
-            # numpy lets go of the interpreter while it copies.
-            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts))
-
-        return 2 * sum(len(source) for source, _ in parts) * NS_PER_S / fastest(copy)
+        return (
+            2 * size * threads * times * NS_PER_S / fastest(lambda: list(pool.map(copy_part, parts)), limit_s=STREAM_S)
+        )
 
 
 def _cpu_layers(folder: Path, threads: int | None) -> Iterator[tuple[str, str, int, Call]]:
@@ -197,7 +209,16 @@ def measure_gpu_ceilings() -> Ceilings | str:
     eight = torch.ones(side, side, device="cuda", dtype=torch.int8)
     rates["int8"] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda: torch._int_mm(eight, eight)))  # pyright: ignore[reportPrivateUsage]
     reached["int8"] = "torch, a product"
-    source = torch.ones(2**28, device="cuda", dtype=torch.uint8)
-    copy = torch.empty_like(source)
-    moved = 2 * source.numel() * NS_PER_S / fastest(on_gpu(lambda: copy.copy_(source)))
-    return Ceilings(device="gpu", flops_per_s=rates, reached_by=reached, bytes_per_s=moved)
+    memory: list[MemoryLevel] = []
+    for size in GPU_WORKING_SETS:
+        source = torch.ones(size // 2, device="cuda", dtype=torch.uint8)
+        copy = torch.empty_like(source)
+        rate = size * NS_PER_S / fastest(on_gpu(lambda copy=copy, source=source: copy.copy_(source)))
+        memory.append(MemoryLevel(working_set_bytes=size, bytes_per_s=rate))
+    return Ceilings(
+        device="gpu",
+        flops_per_s=rates,
+        reached_by=reached,
+        bytes_per_s=memory[-1].bytes_per_s,
+        memory=tuple(memory),
+    )

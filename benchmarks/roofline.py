@@ -40,9 +40,9 @@ def under(layers: Sequence[Layer], precision: Precision, p50_ms: float, ceilings
 
 
 def bound(layer: Layer, ceilings: Ceilings) -> LayerBound:
-    """The larger of computing at the precision's best rate and moving at the memory's."""
+    """The larger of computing at the precision's best rate and moving at that of a memory that holds the layer."""
     compute_ms = layer.flops / _rate(layer.precision, ceilings.flops_per_s) * MS_PER_S
-    memory_ms = layer.bytes / ceilings.bytes_per_s * MS_PER_S
+    memory_ms = layer.bytes / _bandwidth(layer.bytes, ceilings) * MS_PER_S
     return LayerBound(
         name=layer.name,
         operator=layer.operator,
@@ -56,3 +56,11 @@ def bound(layer: Layer, ceilings: Ceilings) -> LayerBound:
 def _rate(precision: Precision, measured: Mapping[str, float]) -> float:
     """The rate of a precision; of fp32, which all have, where this one was not measured."""
     return measured.get(precision, measured["fp32"])
+
+
+def _bandwidth(moved: int, ceilings: Ceilings) -> float:
+    """The best rate of a working set that is at least as large as all that a layer touches."""
+    return max(
+        (level.bytes_per_s for level in ceilings.memory if level.working_set_bytes >= moved),
+        default=ceilings.bytes_per_s,
+    )

@@ -21,6 +21,7 @@ from coronanet.benchmarks.fresh import measure_fresh
 from coronanet.benchmarks.inputs import phantom_slices
 from coronanet.benchmarks.memory import Growth, available_bytes
 from coronanet.benchmarks.peers import Peer, PeerEngine, all_peers
+from coronanet.benchmarks.prove import prove
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.timing import NS_PER_MS, Plan, WarmUpRule, interleave
 from coronanet.benchmarks.trtexec import latencies_ns, run_trtexec
@@ -227,6 +228,13 @@ def test_a_planted_tenth_is_found_in_turns_and_the_same_thing_is_not_called_diff
     assert found.relative_to is None
     assert report.against == {TASK: one[TASK].sha256}
     jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
+
+
+def test_the_proof_of_the_verdicts_counts_what_was_called_of_the_same_and_of_a_planted_tenth(
+    tiny_bundle: Bundle,
+) -> None:
+    found = prove(tiny_bundle, 2, Plan(10, 5.0))
+    assert {name: sum(verdicts.values()) for name, verdicts in found.items()} == {"same": 2, "planted": 2}
 
 
 @pytest.mark.usefixtures("tiny_cli")

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from coronanet.benchmarks.flops import Layer, count_layers, total_flops
-from coronanet.benchmarks.report import Ceilings
+from coronanet.benchmarks.report import Ceilings, MemoryLevel
 from coronanet.benchmarks.roofline import bound, under
 from coronanet.engines.bundle import Precision
 from coronanet.export.half import convert_to_half
@@ -137,7 +137,16 @@ def layer(flops: int, moved: int, precision: Precision = "fp32") -> Layer:
     return Layer("l", "Conv", precision, flops, moved, 0)
 
 
-CEILINGS = Ceilings(device="cpu", flops_per_s={"fp32": 1e9, "bf16": 4e9}, reached_by={}, bytes_per_s=1e8)
+CEILINGS = Ceilings(
+    device="cpu",
+    flops_per_s={"fp32": 1e9, "bf16": 4e9},
+    reached_by={},
+    bytes_per_s=1e8,
+    memory=(
+        MemoryLevel(working_set_bytes=1000, bytes_per_s=1e9),
+        MemoryLevel(working_set_bytes=10**6, bytes_per_s=1e8),
+    ),
+)
 
 
 def test_a_layer_takes_the_larger_of_computing_and_moving() -> None:
@@ -145,6 +154,12 @@ def test_a_layer_takes_the_larger_of_computing_and_moving() -> None:
     assert (bound(layer(1, 10**8), CEILINGS).bound_ms, bound(layer(1, 10**8), CEILINGS).limit) == (1000, "memory")
     assert bound(layer(10**9, 1, "bf16"), CEILINGS).bound_ms == 250
     assert bound(layer(10**9, 1, "int8"), CEILINGS).bound_ms == 1000
+
+
+def test_what_fits_into_a_cache_moves_at_its_rate() -> None:
+    assert bound(layer(0, 1000), CEILINGS).bound_ms == pytest.approx(0.001)
+    assert bound(layer(0, 2000), CEILINGS).bound_ms == pytest.approx(0.02)
+    assert bound(layer(0, 10**7), CEILINGS).bound_ms == pytest.approx(100)
 
 
 def test_the_roof_is_the_sum_of_the_layers_and_not_the_roof_of_their_sum() -> None:
