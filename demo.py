@@ -22,7 +22,8 @@ from .model.tasks import TaskName
 from .window_option import WINDOW, WindowCommand
 
 if TYPE_CHECKING:
-    from .benchmarks.report import EngineReport, ServingReport
+    from .benchmarks.report import EngineReport
+    from .benchmarks.serving_report import ServingReport
     from .model.readers import Unreadable
     from .model.study import Study
     from .serving.predict import Outcome
@@ -186,16 +187,17 @@ def _bench_serving(
 
 
 def _bench_engines(bundles: Mapping[TaskName, Bundle]) -> "EngineReport":
-    from .benchmarks.bench_engines import candidates, measure_engines
+    from .benchmarks.bench_engines import measure_engines
     from .benchmarks.inputs import phantom_slices
     from .benchmarks.timing import Plan, WarmUpRule
+    from .benchmarks.ways import all_ways
     from .engines.ranking import read_ranking
 
     precisions: tuple[Precision, ...] = get_args(Precision)
     with err.status("measuring") as status:
         return measure_engines(
             bundles,
-            candidates(BACKENDS, precisions, threads=None),
+            all_ways(BACKENDS, precisions, threads=None),
             [1],
             phantom_slices(),
             plan=Plan(ENGINE_REPEATS, ENGINE_SECONDS),

@@ -18,7 +18,7 @@ from ..model.tasks import TaskName
 from .inputs import describe, feeds_for
 from .load import Block, Load, LoadPlan, Streams
 from .protocol import LoadCase, Method, observe
-from .report import Agreement, Ratio, ServingReport, load_result
+from .serving_report import Agreement, Ratio, ServingReport, load_result
 from .timing import Call, WarmUp, WarmUpRule, rounds, warm_up
 
 ENSEMBLE = "coronanet"
