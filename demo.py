@@ -216,7 +216,8 @@ def _finish(
         typer.Exit: some were not (code 1).
     """
     from .benchmarks.report import write_text
-    from .benchmarks.tables import machine_line, ratio_lines, summary_table
+    from .benchmarks.serving_tables import ratio_lines
+    from .benchmarks.tables import machine_line, summary_table
 
     write_text(folder / ENGINES, engines.to_json())
     write_text(folder / SERVING, serving.to_json())

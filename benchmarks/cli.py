@@ -96,7 +96,8 @@ def table(
     """Print one table of what was measured: model, precision, engine, size, parity, latency, throughput."""
     from .report import read_engines
     from .serving_report import read_serving
-    from .tables import ratio_lines, summary_table
+    from .serving_tables import ratio_lines
+    from .tables import summary_table
 
     networks = read_engines(engines_report)
     ensemble = read_serving(serving_report) if serving_report else None

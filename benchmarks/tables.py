@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from .bench_serving import label
+from .bench_serving import ENSEMBLE
 from .protocol import LoadCase
-from .report import EngineReport, EngineResult, Parity, Statistics
-from .serving_report import Agreement, LoadResult, ServingReport
+from .report import EngineReport, EngineResult, Report, Parity, Statistics
+from .serving_report import Agreement, LoadResult, RateResult, ServingReport
 
 MB = 1_000_000
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
@@ -17,7 +17,7 @@ CAPTION = "IQR: the middle half of the samples as a share of p50."
 
 def engines_table(report: EngineReport) -> Table:
     """One row an engine, the fastest of each task and batch first."""
-    table = _table(
+    table = plain_table(
         "Networks alone, one caller",
         f"{CAPTION} Parity: equal labels. * what `auto` runs.",
         ("model", "engine", ""),
@@ -30,8 +30,8 @@ def engines_table(report: EngineReport) -> Table:
                 "" if place else f"{_short(case.task)} x{case.batch}",
                 _engine(result),
                 case.precision,
-                *_latencies(numbers),
-                _spread(numbers),
+                *latencies(numbers),
+                spread(numbers),
                 f"{numbers.throughput_per_s:.1f}",
                 _parity(result.parity),
             )
@@ -39,31 +39,10 @@ def engines_table(report: EngineReport) -> Table:
     return table
 
 
-def serving_table(report: ServingReport) -> Table:
-    """One row a target."""
-    table = _table(
-        f"{report.results[0].case.model} under closed-loop load",
-        CAPTION,
-        ("target",),
-        (*LATENCIES, "IQR", "slices/s", "sent", "failed"),
-    )
-    for result in report.results:
-        numbers = result.statistics
-        table.add_row(
-            label(result.case),
-            *(_latencies(numbers) if numbers else "---"),
-            _spread(numbers) if numbers else "-",
-            f"{_throughput(result):.1f}",
-            str(result.requests),
-            str(sum(result.errors.values())),
-        )
-    return table
-
-
 def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table:
     """The whole story: every network on every engine for one call, then the ensemble, served and in process."""
     batch = min(result.case.batch for result in engines.results)
-    table = _table(
+    table = plain_table(
         f"Corona-Net on this machine, {batch} {'slice' if batch == 1 else 'slices'} a call",
         "MB: the network's ONNX file. Parity: equal labels. * what `auto` runs.",
         ("model", "", "engine"),
@@ -77,7 +56,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
                 _engine(result),
                 f"{result.file_bytes / MB:.1f}",
                 _parity(result.parity),
-                *_latencies(result.statistics),
+                *latencies(result.statistics),
                 f"{result.statistics.throughput_per_s:.1f}",
             )
         table.add_section()
@@ -89,7 +68,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
             _where(result.case),
             "",
             _agreement(agreement),
-            *_latencies(numbers),
+            *latencies(numbers),
             f"{numbers.throughput_per_s:.1f}",
         )
     return table
@@ -97,35 +76,13 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
 
 def engine_notes(report: EngineReport) -> list[str]:
     """What must be read with the table: warnings by kind, and what was skipped."""
-    named: list[tuple[str, EngineResult | LoadResult]] = [
+    named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
-    return _gather(named) + [f"skipped {item.what}: {item.reason}" for item in report.skipped]
+    return gather(named) + [f"skipped {item.what}: {item.reason}" for item in report.skipped]
 
 
-def serving_notes(report: ServingReport) -> list[str]:
-    """Warnings by kind, the kinds of failure, and where the server does not agree with the chain in process."""
-    notes = _gather([(label(result.case), result) for result in report.results])
-    for result in report.results:
-        notes += [f"{label(result.case)}: {count} x {kind}" for kind, count in result.errors.items()]
-    for item in report.agreement:
-        if item.equal_share is not None and item.equal_share < 1:
-            notes.append(f"{item.output}: served and in process differ on {1 - item.equal_share:.2e} of the labels")
-        if item.max_difference:
-            notes.append(f"{item.output}: served and in process differ by up to {item.max_difference:.1e}")
-    return notes
-
-
-def ratio_lines(report: ServingReport) -> list[str]:
-    """Served throughput over the best in process, a line a concurrency."""
-    return [
-        f"served at concurrency {ratio.concurrency}: {ratio.median:.2f} of the throughput of {ratio.against} "
-        f"(rounds {ratio.lowest:.2f} to {ratio.highest:.2f})"
-        for ratio in report.ratios
-    ]
-
-
-def machine_line(report: EngineReport | ServingReport) -> str:
+def machine_line(report: Report) -> str:
     """Where and when: what a person compares before comparing numbers."""
     machine, moment = report.protocol.machine, report.protocol.moment
     busy = "" if moment.load_average is None else f", load {moment.load_average:.1f} at the start"
@@ -133,7 +90,7 @@ def machine_line(report: EngineReport | ServingReport) -> str:
     return f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}{busy}"
 
 
-def _table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
+def plain_table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     table = Table(
         title=title,
         caption=caption,
@@ -165,7 +122,7 @@ def _ensemble_rows(serving: ServingReport | None) -> list[tuple[LoadResult, Stat
         answered = [
             (result, result.statistics)
             for result in (serving.results if serving else ())
-            if result.case.target == target and result.statistics is not None
+            if (result.case.target, result.case.model) == (target, ENSEMBLE) and result.statistics is not None
         ]
         if answered:
             found.append(max(answered, key=lambda pair: pair[1].throughput_per_s))
@@ -187,18 +144,14 @@ def _where(case: LoadCase) -> str:
     return f"local, {case.concurrency} x {case.threads} thr"
 
 
-def _throughput(result: LoadResult) -> float:
-    return result.statistics.throughput_per_s if result.statistics else 0.0
-
-
-def _latencies(numbers: Statistics) -> tuple[str, str, str]:
+def latencies(numbers: Statistics) -> tuple[str, str, str]:
     p50, p95, p99 = (
         f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}" for ms in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms)
     )
     return p50, p95, p99
 
 
-def _spread(numbers: Statistics) -> str:
+def spread(numbers: Statistics) -> str:
     """Fewer than four samples have no middle half."""
     return f"{numbers.spread:.0%}" if numbers.count >= 4 else "-"
 
@@ -223,7 +176,7 @@ def _share(share: float) -> str:
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 
 
-def _gather(named: list[tuple[str, EngineResult | LoadResult]]) -> list[str]:
+def gather(named: list[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
     """One line a kind of warning: how many results it concerns, and the first of them in full."""
     concerned: dict[str, list[str]] = {}
     for name, result in named:

@@ -15,8 +15,8 @@ from coronanet.model.lungs import keep_lungs
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TASK_NAMES
+from coronanet.pages.page import figure
 from coronanet.serving.overlay import LESION_COLOUR, TYPE_COLOURS, hex_colour
-from coronanet.serving.page import figure
 from coronanet.serving.report import ModelRecord
 from coronanet.serving.result import write_result
 
