@@ -11,6 +11,7 @@ from ..engines.open import BACKENDS
 from ..model.tasks import TASK_NAMES, TaskName
 from .options import BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
 from .serving_cli import serving
+from .waterfall_cli import waterfall
 
 PRECISION_NAMES: tuple[Precision, ...] = get_args(Precision)
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     )
     bench.command()(engines)
     bench.command()(serving)
+    bench.command()(waterfall)
     bench.command()(table)
     app.add_typer(bench, name="bench")
 

@@ -136,7 +136,7 @@ class Method(StrictModel):
     ``fresh`` says how load time, first inference and peak memory were taken; None where they were not.
     """
 
-    verb: Literal["bench engines", "bench serving", "bench study"]
+    verb: Literal["bench engines", "bench serving", "bench study", "bench waterfall"]
     measures: str
     transfers: str
     order: str

@@ -4,12 +4,14 @@ from typing import Any
 
 from .report import SCHEMA_VERSION, CompareReport, Document, EngineReport
 from .serving_report import ServingReport
+from .waterfall_report import WaterfallReport
 
 #: What is written, by the name of its schema.
 DOCUMENTS: dict[str, type[Document]] = {
     "bench-compare": CompareReport,
     "bench-engines": EngineReport,
     "bench-serving": ServingReport,
+    "bench-waterfall": WaterfallReport,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from .report import EngineReport, Report, Statistics
 from .serving_report import ServingReport
+from .waterfall_report import WaterfallReport
 
 #: Latencies in milliseconds, throughput in slices a second; ``load`` is streams, or requests a second of an open loop.
 COLUMNS = (
@@ -77,6 +78,18 @@ def _rows(report: Report) -> Iterable[dict[str, object]]:
                     "protocol_sha256": load.protocol_sha256,
                     **_numbers(load.statistics),
                 }
+    elif isinstance(report, WaterfallReport):
+        for result in report.results:
+            yield {
+                "model": result.case.model,
+                "target": "served, traced",
+                "batch": result.case.batch,
+                "loop": "closed",
+                "load": result.case.concurrency,
+                "requests": result.reconciliation.requests,
+                "protocol_sha256": result.protocol_sha256,
+                **_numbers(result.statistics),
+            }
 
 
 def _numbers(statistics: Statistics | None) -> dict[str, object]:

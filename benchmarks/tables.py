@@ -7,7 +7,7 @@ from rich.table import Table
 
 from .bench_serving import ENSEMBLE
 from .protocol import LoadCase
-from .report import EngineReport, EngineResult, Report, Parity, Statistics
+from .report import EngineReport, EngineResult, Parity, Report, Statistics
 from .serving_report import Agreement, LoadResult, RateResult, ServingReport
 
 MB = 1_000_000

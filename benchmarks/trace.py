@@ -1,6 +1,6 @@
 """Triton's trace of requests (``--trace-config triton,file=…``), read into spans.
 
-The file is a JSON list in which a span comes in pieces that share its ``id``: one names the model and, within an
+A file is a JSON list in which a span comes in pieces that share its ``id``: one names the model and, within an
 ensemble, the span of the ensemble as ``parent_id``; the others carry time stamps. Stamps are nanoseconds of the
 server's monotonic clock, on one machine the same clock as Python's `time.perf_counter_ns`.
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html

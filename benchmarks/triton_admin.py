@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ from ..engines.triton_engine import CHANNEL, check_address
 from ..model.errors import UsageError
 from .timing import NS_PER_MS
 
-#: What the trace is told while a measurement runs; ``log_frequency`` 0 writes it when tracing ends.
-TRACING = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "-1", "log_frequency": "0"}
+#: What the trace is told while a measurement runs. With a log frequency, that of the largest int, every end of tracing
+#: closes a file, ``FILE.0`` and on; without one the end of the last stays in a buffer.
+TRACING = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "-1", "log_frequency": str(2**31 - 1)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class TritonAdmin:
         }
 
     def trace_file(self) -> Path | None:
-        """Where the server writes its trace, on its own machine; None where it was started without a trace."""
+        """Where the server writes its trace on its own machine, with a number behind; None where it has no trace."""
         answer = self._call(lambda: self._client.get_trace_settings(client_timeout=self._timeout_s))
         values = answer.settings["trace_file"].value if "trace_file" in answer.settings else ()
         return Path(values[0]) if values and values[0] else None

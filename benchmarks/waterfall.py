@@ -1,8 +1,11 @@
 """Where the time of one request to a Triton ensemble goes, from its trace and the clock of the client.
 
 The steps of an ensemble run side by side where they can, so their times do not add up to the request's. What adds up is
-the **critical path**: from the step that ended last back through the one it waited for, and so on to the first. On it
-every moment of a request belongs to exactly one part; what a step does off it costs nobody anything.
+the **critical path**: from the step that was done last back through the one it waited for, and so on to the first. On
+it every moment of a request belongs to exactly one part; what a step does off it costs nobody anything.
+
+A step's answer leaves while its output is still being copied and its request taken apart, so the next step starts
+before Triton calls this one ended: on the path a step lasts until the next one is asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,8 +83,8 @@ def share_a_clock(pairs: Sequence[tuple[ClientSpan, RequestTrace]]) -> bool:
 def is_complete(trace: RequestTrace) -> bool:
     """Whether every stamp is there that a breakdown needs."""
     spans = list(trace.steps.values()) or [trace.whole]
-    return {RECEIVED, SENDING, "REQUEST_START", "REQUEST_END"} <= trace.whole.stamps_ns.keys() and all(
-        {*ORDER, "REQUEST_END"} <= span.stamps_ns.keys() for span in spans
+    return {RECEIVED, SENDING, "REQUEST_START"} <= trace.whole.stamps_ns.keys() and all(
+        set(ORDER) <= span.stamps_ns.keys() for span in spans
     )
 
 
@@ -92,13 +95,13 @@ def critical_path(steps: Mapping[str, Span], waits_for: Mapping[str, Sequence[st
         waits_for: for every step those whose outputs it reads.
     """
 
-    def end(name: str) -> int:
-        return steps[name].stamps_ns["REQUEST_END"]
+    def done(name: str) -> int:
+        return steps[name].stamps_ns["COMPUTE_OUTPUT_START"]
 
     path: list[str] = []
     ahead = list(steps)
     while ahead:
-        path.append(max(ahead, key=end))
+        path.append(max(ahead, key=done))
         ahead = [name for name in waits_for.get(path[-1], ()) if name in steps]
     return path[::-1]
 
@@ -125,16 +128,17 @@ def break_down(
     parts[RECEIVE] = whole["REQUEST_START"] - whole[RECEIVED]
     parts |= dict.fromkeys((QUEUE, *path, COPY, HAND_OVER), 0)
     before_ns = whole["REQUEST_START"]
-    for name in path:
+    for name, after in zip(path, [*path[1:], None], strict=True):
         span = steps[name]
         stamps = span.stamps_ns
-        parts[QUEUE] += span.between("QUEUE_START", "COMPUTE_START")
-        parts[name] = span.between("COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START")
-        parts[COPY] += span.between("COMPUTE_START", "COMPUTE_INPUT_END")
-        parts[COPY] += span.between("COMPUTE_OUTPUT_START", "COMPUTE_END")
+        left_ns = steps[after].stamps_ns["REQUEST_START"] if after else whole[SENDING]
+        copied_ns = min(stamps["COMPUTE_END"], left_ns)
         parts[HAND_OVER] += stamps["QUEUE_START"] - before_ns
-        # A step's answer goes on as soon as it is computed; Triton takes its request apart at leisure.
-        before_ns = stamps["COMPUTE_END"]
+        parts[QUEUE] += span.between("QUEUE_START", "COMPUTE_START")
+        parts[COPY] += span.between("COMPUTE_START", "COMPUTE_INPUT_END")
+        parts[name] = span.between("COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START")
+        parts[COPY] += copied_ns - stamps["COMPUTE_OUTPUT_START"]
+        before_ns = copied_ns
     parts[RESPOND] = whole[SENDING] - before_ns
     if one_clock:
         parts[WIRE_BACK] = client.received_ns - whole[SENDING]

@@ -9,13 +9,15 @@ from pydantic import Field, ValidationError
 
 from ..model.card import StrictModel
 from ..model.errors import UsageError
-from .report import Measured, Statistics, first_complaint, read_bytes
+from .report import Report, Statistics, first_complaint, read_bytes
 from .timing import NS_PER_MS
 from .triton_admin import StepStatistics
 from .waterfall import WIRE_BACK, WIRE_OUT, Breakdown
 
 #: How far the parts may be from the whole, and the trace from Triton's own counters, as a share.
 TOLERANCE = 0.05
+#: No smaller difference between trace and counters is ever called one.
+LEAST_DIFFERENCE_MS = 0.1
 
 
 class WaterfallCase(StrictModel):
@@ -40,8 +42,9 @@ class StepRecord(StrictModel):
 
     ``start_ms`` is how long after the request's start it was asked for; it then waited ``queue_ms``, copied its input,
     computed and copied its output. ``on_path`` is the share of requests whose end waited for it, 0..1.
-    ``counted_ms`` is queue, copies and computing together by Triton's statistics, which know nothing of the trace, and
-    ``agrees`` says whether the trace comes to the same within the tolerance (or a tenth of a millisecond).
+    ``counted_ms`` is queue, copies and computing together by Triton's statistics, which know nothing of the trace,
+    ``traced_ms`` the same by the trace over the same requests, and ``agrees`` says whether the two are the same within
+    the tolerance, or a tenth of a millisecond.
     """
 
     model: str
@@ -52,6 +55,7 @@ class StepRecord(StrictModel):
     output_ms: float
     on_path: float
     counted_ms: float | None
+    traced_ms: float | None
     agrees: bool | None
 
 
@@ -106,7 +110,7 @@ class WaterfallResult(StrictModel):
     warnings: tuple[str, ...]
 
 
-class WaterfallReport(Measured):
+class WaterfallReport(Report):
     """What `bench waterfall` measured, a result a concurrency."""
 
     results: tuple[WaterfallResult, ...]
@@ -129,9 +133,18 @@ def mean_parts(breakdowns: Sequence[Breakdown]) -> tuple[Part, ...]:
 
 
 def step_records(
-    breakdowns: Sequence[Breakdown], counted: Mapping[str, StepStatistics], *, tolerance: float = TOLERANCE
+    breakdowns: Sequence[Breakdown],
+    *,
+    traced: Mapping[str, StepStatistics],
+    counted: Mapping[str, StepStatistics],
+    tolerance: float = TOLERANCE,
 ) -> tuple[StepRecord, ...]:
-    """The steps in the order in which they are asked for."""
+    """The steps in the order in which they are asked for.
+
+    Args:
+        traced: what the trace comes to, by step.
+        counted: what Triton's own counters came to meanwhile.
+    """
 
     def mean(values: Sequence[int]) -> float:
         return float(np.mean(values)) / NS_PER_MS
@@ -143,9 +156,9 @@ def step_records(
             mean([getattr(each, name) for each in times])
             for name in ("queue_ns", "input_ns", "compute_ns", "output_ns")
         )
-        traced_ms = queue + inputs + compute + output
-        own = counted.get(model)
-        counted_ms = own.mean_ms if own and own.count else None
+        counted_ms, traced_ms = (
+            own.mean_ms if (own := source.get(model)) and own.count else None for source in (counted, traced)
+        )
         found.append(
             StepRecord(
                 model=model,
@@ -156,10 +169,17 @@ def step_records(
                 output_ms=output,
                 on_path=sum(each.on_path for each in times) / len(breakdowns),
                 counted_ms=counted_ms,
-                agrees=None if counted_ms is None else abs(traced_ms - counted_ms) <= max(tolerance * counted_ms, 0.1),
+                traced_ms=traced_ms,
+                agrees=_agree(traced_ms, counted_ms, tolerance),
             )
         )
     return tuple(sorted(found, key=lambda step: step.start_ms))
+
+
+def _agree(traced_ms: float | None, counted_ms: float | None, tolerance: float) -> bool | None:
+    if traced_ms is None or counted_ms is None:
+        return None
+    return abs(traced_ms - counted_ms) <= max(tolerance * counted_ms, LEAST_DIFFERENCE_MS)
 
 
 def reconcile(
