@@ -110,7 +110,7 @@ def test_a_request_is_taken_apart_and_adds_up(
         assert {step["model"] for step in result["steps"]} == STEPS
         # A chain without branches: every request waits for every step.
         assert all(step["on_path"] == 1 for step in result["steps"])
-        assert [step["model"] for step in result["steps"]][0] == "preprocess"
+        assert result["steps"][0]["model"] == "preprocess"
     alone, crowded = value["results"]
     assert queue(crowded) > queue(alone)
     assert "seen by the client" in out
