@@ -10,6 +10,7 @@ from ..engines.bundle import Bundle, Precision
 from ..engines.open import BACKENDS
 from ..model.tasks import TASK_NAMES, TaskName
 from .options import BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
+from .page.cli import report
 from .serving_cli import serving
 from .waterfall_cli import waterfall
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(serving)
     bench.command()(waterfall)
     bench.command()(table)
+    bench.command()(report)
     app.add_typer(bench, name="bench")
 
 

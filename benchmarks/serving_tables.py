@@ -109,6 +109,8 @@ def ratio_lines(report: ServingReport) -> list[str]:
 
 
 def _row_name(result: LoadResult) -> str:
+    if result.case.model == ENSEMBLE:
+        return label(result.case)
     return label(result.case).replace("_segmentation", "").replace("concurrency ", "x")
 
 

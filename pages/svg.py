@@ -112,16 +112,27 @@ def polygon(points: Points, fill: str, stroke: str = AXIS) -> str:
     return f'<polygon points="{_join(points)}" fill="{fill}" stroke="{stroke}" stroke-width="1"/>'
 
 
-def box(x: float, y: float, width: float, height: float, fill: str, *, stroke: str = "none", title: str = "") -> str:
+def box(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    fill: str,
+    *,
+    stroke: str = "none",
+    title: str = "",
+    faint: bool = False,
+) -> str:
     """A rectangle; ``title`` shows when it is pointed at."""
+    opacity = ' opacity="0.4"' if faint else ""
     inside = f"><title>{escape(title)}</title></rect>" if title else "/>"
     return (
         f'<rect x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" height="{height:.2f}" fill="{fill}" '
-        f'stroke="{stroke}"{inside}'
+        f'stroke="{stroke}"{opacity}{inside}'
     )
 
 
-def mark(x: float, y: float, shape: Shape, fill: str, *, size: float = 5, title: str = "") -> str:
+def mark(x: float, y: float, shape: Shape, fill: str, *, size: float = 5, title: str = "", hollow: bool = False) -> str:
     """One point of a chart; ``title`` shows when it is pointed at."""
     r = size
     inside = f"><title>{escape(title)}</title></" if title else None
@@ -138,7 +149,8 @@ def mark(x: float, y: float, shape: Shape, fill: str, *, size: float = 5, title:
             ],
         }[shape]
         body, name = f'<polygon points="{_join([(x + dx, y + dy) for dx, dy in corners])}"', "polygon"
-    body += f' fill="{fill}" stroke="#ffffff" stroke-width="1"'
+    paint = ("#ffffff", fill, 1.8) if hollow else (fill, "#ffffff", 1)
+    body += f' fill="{paint[0]}" stroke="{paint[1]}" stroke-width="{paint[2]:g}"'
     return f"{body}{inside}{name}>" if inside else f"{body}/>"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coronanet.benchmarks.trace import RequestTrace, Span, read_traces
+from coronanet.benchmarks.trace import read_traces
 from coronanet.benchmarks.triton_admin import StepStatistics
 from coronanet.benchmarks.waterfall import (
     COPY,
@@ -27,44 +27,7 @@ from coronanet.benchmarks.waterfall import (
 from coronanet.benchmarks.waterfall_report import mean_parts, reconcile, step_records, warnings_of
 from coronanet.model.errors import UsageError
 
-MS = 1_000_000
-WAITS_FOR = {"preprocess": [], "a": ["preprocess"], "b": ["preprocess"], "decide": ["b"]}
-
-
-def step(start: float, queue: float, copy_in: float, compute: float, copy_out: float) -> Span:
-    """A step asked for at ``start`` ms, that waits a tenth before it is in the queue."""
-    stamps = [start, start + 0.1]
-    for taken in (queue, copy_in, compute, copy_out):
-        stamps.append(stamps[-1] + taken)
-    names = (
-        "REQUEST_START",
-        "QUEUE_START",
-        "COMPUTE_START",
-        "COMPUTE_INPUT_END",
-        "COMPUTE_OUTPUT_START",
-        "COMPUTE_END",
-    )
-    return Span(stamps_ns={name: round(at * MS) for name, at in zip(names, stamps, strict=True)})
-
-
-def a_trace() -> RequestTrace:
-    """Two branches behind one step: ``b`` is the slow one, and its decision ends the request."""
-    whole = Span(
-        "coronanet", "r1", None, {"GRPC_WAITREAD_END": 3 * MS, "REQUEST_START": 4 * MS, "GRPC_SEND_START": 60 * MS}
-    )
-    return RequestTrace(
-        whole,
-        {
-            "preprocess": step(4.5, 0.5, 0.4, 5, 0.5),
-            # Asked for before Triton calls preprocessing ended: its answer left first.
-            "a": step(10.8, 1, 0.4, 10, 0.5),
-            "b": step(10.8, 2, 0.4, 40, 0.5),
-            "decide": step(54.0, 0.3, 0.2, 4, 0.6),
-        },
-    )
-
-
-CLIENT = ClientSpan("r1", 0, 1 * MS, 62 * MS, 64 * MS)
+from .known_requests import CLIENT, MS, WAITS_FOR, a_trace, step
 
 
 def test_the_critical_path_is_what_the_end_waited_for() -> None:
@@ -130,12 +93,12 @@ def test_requests_without_a_trace_do_not_add_up() -> None:
 
 def test_means_add_up_though_requests_take_different_paths() -> None:
     other = a_trace()
-    other.steps["a"] = step(10.8, 1, 0.4, 46, 0.5)
+    other.steps["a"] = step(10.8, 1, 0.4, 46.5, 0.5)
     assert critical_path(other.steps, WAITS_FOR) == ["preprocess", "a"]
     both = [break_down(CLIENT, trace, WAITS_FOR, one_clock=True) for trace in (a_trace(), other)]
     parts = {part.name: part for part in mean_parts(both)}
     assert sum(part.share for part in parts.values()) == pytest.approx(1)
-    assert parts["a"].mean_ms == pytest.approx(23)
+    assert parts["a"].mean_ms == pytest.approx(23.25)
     assert parts["b"].mean_ms == pytest.approx(20)
     names = list(parts)
     assert names.index(QUEUE) < names.index("preprocess") < names.index("a") < names.index(COPY) < names.index(DECODE)
