@@ -28,6 +28,11 @@ class RateTarget:
     peak_per_s: float
 
 
+def count_rates(rates: Sequence[float] | Auto, budget: Budget | None) -> int:
+    """How many rates `measure_rates` will measure."""
+    return len(SHARES) + (SEARCH_STEPS if budget else 0) if rates == "auto" else len(rates)
+
+
 def measure_rates(
     target: RateTarget,
     rates: Sequence[float] | Auto,

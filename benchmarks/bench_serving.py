@@ -152,9 +152,9 @@ def measure_serving(
         for target, warmed, load in zip(targets, warm, loads, strict=True)
     )
     opened: list[RateResult] = []
-    if rates and plan.arrivals:
-        for target in _one_a_model(targets):
-            peak = max(_throughput(result) for result in results if _is_served(result.case, target.case.model)) / batch
+    for target in _one_a_model(targets) if rates else ():
+        peak = max(_throughput(result) for result in results if _is_served(result.case, target.case.model)) / batch
+        if peak or rates != "auto":
             asked = RateTarget(target.case.model, target.open_engine, feeds[target.case.model], batch, peak)
             opened += [
                 rate_result(case, protocol, load, conceal=target.address)

@@ -78,6 +78,7 @@ def serving(
     A closed loop keeps a number of streams busy; an open loop (--rate) sends when a schedule says so and counts
     latency from then. The input is the synthetic phantom at 512 x 512. Exit code 1 when a request failed.
     """
+    from .bench_rates import count_rates
     from .bench_serving import in_process_targets, measure_serving
     from .inputs import phantom_slices
     from .load import Arrivals, LoadPlan
@@ -102,7 +103,9 @@ def serving(
         opened = provide(ctx)(bundles)
         targets += in_process_targets(opened, choose_engines(opened), batch=batch)
     plan = LoadPlan(requests, max_seconds, arrivals=Arrivals(rate_seconds, seed) if rates else None)
-    with progress_bar(len(targets) + plan.rounds) as advance:
+    budget = None if budget_ms is None else Budget(latency_ms=budget_ms, percentile=PERCENTILES[percentile])
+    steps = len(targets) + plan.rounds * (1 + len(models) * count_rates(rates, budget))
+    with progress_bar(steps) as advance:
         report = measure_serving(
             targets,
             phantom_slices(),
@@ -111,7 +114,7 @@ def serving(
             plan=plan,
             rule=WarmUpRule(limit_s=min(5.0, max_seconds / len(targets))),
             rates=rates,
-            budget=None if budget_ms is None else Budget(latency_ms=budget_ms, percentile=PERCENTILES[percentile]),
+            budget=budget,
             advance=advance,
         )
     failed = sum(sum(result.errors.values()) for result in (*report.results, *report.rates))

@@ -163,15 +163,15 @@ def _parity(parity: Parity | None) -> str:
         return "ref."
     if parity.verdict != "passed" or parity.label_agreement is None:
         return parity.verdict.replace("_", " ")
-    return _share(parity.label_agreement)
+    return share(parity.label_agreement)
 
 
 def _agreement(items: Iterable[Agreement]) -> str:
     shares = [item.equal_share for item in items if item.equal_share is not None]
-    return _share(min(shares)) if shares else ""
+    return share(min(shares)) if shares else ""
 
 
-def _share(share: float) -> str:
+def share(share: float) -> str:
     """A share in percent; what is not everything never reads 100 %."""
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 

@@ -41,15 +41,18 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Round values within the scale: about ``count`` of them, on a log scale 1, 2 and 5 or whole powers of ten."""
+        """Round values within the scale, about ``count``; of a log scale 1, 2 and 5 times powers of ten, or powers alone."""
         if not self.log:
             step = ceiling((self.high - self.low) / count)
             first = math.ceil(self.low / step - 1e-9)
             return [step * place for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        steps = (1,) if len(powers) > count else (1, 2, 5)
-        values = [step * 10.0**power for power in powers for step in steps]
-        return [value for value in values if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
+        for steps, stride in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+            values = [step * 10.0**power for power in powers if power % stride == 0 for step in steps]
+            within = [value for value in values if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
+            if len(within) <= count + 2:
+                return within
+        return within
 
 
 def log_range(values: Sequence[float]) -> tuple[float, float]:

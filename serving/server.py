@@ -67,7 +67,8 @@ class TritonServer:
         ports: where it listens.
         log: what Triton and the models print goes there; None is a file in ``cache_home()``.
         trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client asks it to trace
-            (`coronanet bench waterfall`); no image and no name is in it. None leaves tracing out.
+            (`coronanet bench waterfall`), which puts nothing of an image there. None leaves tracing out: a client of
+            this machine that asks for the level ``TENSORS`` would have pixels written.
         start_timeout_s: how long to wait for the first answer, in seconds.
 
     Entering raises:

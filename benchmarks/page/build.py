@@ -13,6 +13,7 @@ from ..report import NOTICE, Document, EngineReport, Report, first_complaint
 from ..schemas import DOCUMENTS
 from ..serving_report import ServingReport
 from ..waterfall_report import WaterfallReport
+from .of_any import any_part
 from .of_engines import engines_part
 from .of_serving import serving_part
 from .of_waterfall import waterfall_part
@@ -72,7 +73,7 @@ def part_of(report: Report) -> Part:
         return serving_part(report)
     if isinstance(report, WaterfallReport):
         return waterfall_part(report)
-    raise UsageError(f"`{report.protocol.method.verb}` has no place on the page yet: leave it out")
+    return any_part(report)
 
 
 def _protocol_rows(protocol: Protocol) -> tuple[str, list[tuple[str, str]]]:

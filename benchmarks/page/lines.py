@@ -63,7 +63,7 @@ def lines_svg(title: str, panels: Sequence[Panel], *, columns: int = 2, height: 
 
 def _panel(panel: Panel, left: float, top: float, width: float, height: float) -> list[str]:
     x, y = _scales(panel, left, top, width, height)
-    foot, right = top + TOP + height, left + width - 8
+    foot, right = top + TOP + height, left + width - 14
     parts = [svg.text(left + LEFT, top + 18, panel.title, size=13, fill=svg.INK, bold=True)]
     for value in y.ticks(5):
         parts.append(svg.segment(left + LEFT, y(value), right, y(value)))
@@ -93,7 +93,7 @@ def _scales(panel: Panel, left: float, top: float, width: float, height: float) 
     xs = [at for series in panel.series for at, _ in series.points]
     ys = [value for series in panel.series for _, value in series.points]
     ys += [rule.value for rule in panel.rules if rule.across]
-    start, end = left + LEFT + 14, left + width - 22
+    start, end = left + LEFT + 14, left + width - 28
     if panel.places:
         x = svg.Scale(0, max(1, len(panel.places) - 1), start, end)
     else:

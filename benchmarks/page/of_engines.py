@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...pages import svg
 from ..report import Ceilings, EngineReport, EngineResult, PeerResult
-from ..tables import MB, engine_notes
+from ..tables import MB, engine_notes, share
 from .distribution import Hill, distribution_svg
 from .legend import Key
 from .lines import Panel, Series, lines_svg
@@ -33,7 +33,7 @@ def engines_part(report: EngineReport) -> Part:
     if len({result.case.batch for result in report.results}) > 1:
         sections.append(_batches(report, tasks))
     sections += _fronts(report, tasks, least)
-    sections += [section for ceilings in report.ceilings if (section := _roofline(report, ceilings))]
+    sections += [section for ceilings in report.ceilings if (section := _roofline(report, ceilings, least))]
     if report.comparisons:
         sections.append(_comparisons(report))
     return Part(_cards(report, tasks, least), sections)
@@ -83,7 +83,7 @@ def _row(task: str, each: EngineResult | PeerResult) -> list[str]:
     numbers = each.statistics
     ours = isinstance(each, EngineResult)
     parity = each.parity if ours else None
-    agreement = "-" if parity is None or parity.label_agreement is None else f"{parity.label_agreement:.6%}"
+    agreement = "-" if parity is None or parity.label_agreement is None else share(parity.label_agreement)
     if parity is not None and parity.source == "reference":
         agreement = "reference"
     if parity is not None and parity.verdict == "refused":
@@ -157,7 +157,7 @@ def _spot(each: EngineResult) -> Spot | None:
     return Spot(each.statistics.p50_ms, differ * PER_MILLION, key, words, parity.verdict == "passed")
 
 
-def _roofline(report: EngineReport, ceilings: Ceilings) -> Section | None:
+def _roofline(report: EngineReport, ceilings: Ceilings, batch: int) -> Section | None:
     on_gpu = ceilings.device == "gpu"
     spots: list[Spot] = []
     rows: list[list[str]] = []
@@ -169,6 +169,8 @@ def _roofline(report: EngineReport, ceilings: Ceilings) -> Section | None:
         key = Key(way(each), BACKENDS.get(each.case.backend, svg.GREY), None, SHAPES[each.case.precision])
         name = f"{short(each.case.task)} {way(each)} batch {each.case.batch}"
         spots.append(Spot(roof.flops / roof.bytes, roof.flops / seconds, key, f"{name}: {roof.share:.0%} of the roof"))
+        if each.case.batch > batch:
+            continue
         rows.append(
             [
                 name,
@@ -193,7 +195,7 @@ def _roofline(report: EngineReport, ceilings: Ceilings) -> Section | None:
     ]
     grid = Grid(
         ("network",), ("GFLOP", "MB", "FLOP/B", "bound ms", "p50 ms", "of the roof"), rows,
-        note="The bound is the sum over the layers of the larger of computing and moving data.",
+        note="The smallest batch. The bound is the sum over the layers of the larger of computing and moving data.",
     )  # fmt: skip
     return Section("Roofline", says, [Chart(scatter_svg("Roofline", [plot], height=330))], [grid])
 

@@ -69,7 +69,7 @@ def scatter_svg(
 
 
 def _plot(plot: Plot, left: float, top: float, width: float, height: float, *, stairs: bool) -> list[str]:
-    foot, right = top + TOP + height, left + width - 8
+    foot, right = top + TOP + height, left + width - 20
     x, y = _scales(plot, (left + LEFT, right, top + TOP, foot))
     parts = [svg.text(left + LEFT, top + 18, plot.title, size=13, fill=svg.INK, bold=True)]
     for value in y.ticks(6):

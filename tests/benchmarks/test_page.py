@@ -22,6 +22,7 @@ from coronanet.benchmarks.serving_report import Budget, RateCase, ServingReport,
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
 from coronanet.benchmarks.waterfall_report import WaterfallReport
 from coronanet.cli import main
+from coronanet.model.card import StrictModel
 from coronanet.pages import svg
 
 Browse = Callable[..., str]
@@ -69,7 +70,7 @@ def test_the_page_says_what_the_reports_say(reports: list[Report]) -> None:
         "Research software, not a medical device",
         "Networks",
         "onnxruntime fp16",
-        "99.999990%",
+        "99.9999%",
         "Served, closed loop",
         "Served, open loop",
         "budget: p95 12.5 ms",
@@ -113,6 +114,20 @@ def test_reports_of_different_machines_say_so(engines: EngineReport, swept: Serv
     assert "different machines" not in words(build_page([engines, swept]))
 
 
+def test_a_report_without_charts_of_its_own_is_shown_as_tables(protocol: Protocol) -> None:
+    class Row(StrictModel):
+        stage: str
+        share: float
+
+    class Other(Report):
+        slices: int
+        rows: tuple[Row, ...]
+
+    text = words(build_page([Other(protocol=protocol, slices=300, rows=(Row(stage="decode <b>", share=0.25),))]))
+    assert "figure value slices 300" in text
+    assert "stage share decode <b> 0.25" in text
+
+
 def test_series_differ_without_their_colour() -> None:
     keys = [Key(name, svg.BLUE, dashes, shape) for name, dashes, shape in (("a", "", "circle"), ("b", "7 3", "square"))]
     panel = Panel("t", "x", "y", [Series(key, [(1, 1), (2, 2)]) for key in keys], places=[1, 2])
@@ -133,7 +148,8 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_axes_read_well() -> None:
     assert svg.Scale(0, 60, 0, 1).ticks(6) == [0, 10, 20, 30, 40, 50, 60]
     assert svg.Scale(1, 100, 0, 1, log=True).ticks(9) == [1, 2, 5, 10, 20, 50, 100]
-    assert svg.Scale(1, 1e9, 0, 1, log=True).ticks(9)[:3] == [1, 10, 100]
+    assert svg.Scale(1, 1e8, 0, 1, log=True).ticks(9) == [10.0**power for power in range(9)]
+    assert svg.Scale(0.01, 500, 0, 1, log=True).ticks(6) == [0.01, 0.1, 1, 10, 100]
     assert svg.log_range([3, 40]) == (2, 50)
     assert svg.log_range([5, 5]) == (2.5, 10)
     assert svg.ceiling(61) == 80
