@@ -41,7 +41,7 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Round values within the scale, about ``count``; of a log scale 1, 2 and 5 times powers of ten, or powers alone."""
+        """Round values within the scale, about ``count``; of a log scale 1, 2 and 5 times powers of ten, or these."""
         if not self.log:
             step = ceiling((self.high - self.low) / count)
             first = math.ceil(self.low / step - 1e-9)
@@ -85,10 +85,12 @@ def text(
     fill: str = AXIS,
     turned: bool = False,
     bold: bool = False,
+    halo: bool = False,
 ) -> str:
-    """Words at a place; ``turned`` to be read from the right."""
+    """Words at a place; ``turned`` to be read from the right, with a ``halo`` to be read over lines."""
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     weight = ' font-weight="600"' if bold else ""
+    weight += ' paint-order="stroke" stroke="#ffffff" stroke-width="4"' if halo else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:g}" fill="{fill}"{weight}{turn}>'
         f"{escape(words)}</text>"
@@ -161,6 +163,12 @@ def ceiling(value: float) -> float:
     """The next number that reads well on an axis: 1, 2, 4, 6, 8 or 10 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9))
+
+
+def top(value: float, steps: int = 5) -> float:
+    """Where an axis from 0 ends that holds ``value`` in about so many round steps."""
+    step = ceiling(value / steps)
+    return step * math.ceil(value / step - 1e-9)
 
 
 def number(value: float) -> str:

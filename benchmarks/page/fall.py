@@ -25,7 +25,7 @@ def fall_svg(result: WaterfallResult) -> str:
     """Milliseconds after the request's start; steps off the critical path are pale."""
     colours = FIXED | {step.model: STEPS[place % len(STEPS)] for place, step in enumerate(_networks(result))}
     total = sum(part.mean_ms for part in result.parts)
-    x = svg.Scale(0, svg.ceiling(max(total, result.mean_ms)), LEFT, WIDTH - RIGHT)
+    x = svg.Scale(0, svg.top(max(total, result.mean_ms), 8), LEFT, WIDTH - RIGHT)
     parts = [svg.text(LEFT - 12, 34, "critical path", "end", fill=svg.INK, bold=True)]
     at = 0.0
     for part in result.parts:

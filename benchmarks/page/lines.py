@@ -75,17 +75,17 @@ def _panel(panel: Panel, left: float, top: float, width: float, height: float) -
         parts.append(svg.text(at, foot + 17, svg.number(value), "middle"))
     parts.append(svg.text((left + LEFT + right) / 2, foot + 36, panel.x_name, "middle"))
     parts.append(svg.text(left + 13, top + TOP + height / 2, panel.y_name, "middle", turned=True))
-    for rule in panel.rules:
-        parts += _rule(rule, x, y, (left + LEFT, right, top + TOP, foot))
     for series in panel.series:
         points = [(x(_place(panel, at)), y(value)) for at, value in series.points]
         parts.append(svg.polyline(points, series.key.colour, 2.2, series.key.dashes or ""))
+        if series.key.shape is None:
+            continue
         for number, ((px, py), (at, value)) in enumerate(zip(points, series.points, strict=True)):
             words = f"{series.key.name}: {value:.3g} at {at:.3g}"
             hollow = number in series.hollow
-            parts.append(
-                svg.mark(px, py, series.key.shape or "circle", series.key.colour, size=4.5, title=words, hollow=hollow)
-            )
+            parts.append(svg.mark(px, py, series.key.shape, series.key.colour, size=4.5, title=words, hollow=hollow))
+    for rule in panel.rules:
+        parts += _rule(rule, x, y, (left + LEFT, right, top + TOP, foot))
     return parts
 
 
@@ -97,12 +97,12 @@ def _scales(panel: Panel, left: float, top: float, width: float, height: float) 
     if panel.places:
         x = svg.Scale(0, max(1, len(panel.places) - 1), start, end)
     else:
-        x = svg.Scale(0, svg.ceiling(max(xs)), start - 14, end)
+        x = svg.Scale(0, svg.top(max(xs)), start - 14, end)
     foot = top + TOP + height
     if panel.log_y:
         low, high = svg.log_range(ys)
         return x, svg.Scale(low, high, foot, top + TOP, log=True)
-    return x, svg.Scale(0, svg.ceiling(max(ys) * 1.05), foot, top + TOP)
+    return x, svg.Scale(0, svg.top(max(ys)), foot, top + TOP)
 
 
 def _place(panel: Panel, value: float) -> float:
@@ -115,7 +115,7 @@ def _rule(rule: Rule, x: svg.Scale, y: svg.Scale, box: tuple[float, float, float
         at = y(rule.value)
         return [
             svg.segment(left, at, right, at, svg.INK, width=1.4, dashes="6 4"),
-            svg.text(right - 2, at - 5, rule.words, "end", fill=svg.INK),
+            svg.text(left + 6, at - 6, rule.words, fill=svg.INK, halo=True),
         ]
     at = x(rule.value)
     return [

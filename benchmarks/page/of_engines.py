@@ -185,7 +185,7 @@ def _roofline(report: EngineReport, ceilings: Ceilings, batch: int) -> Section |
     if not spots:
         return None
     roofs = [
-        Roof(f"{precision}: {flops / 1e9:.3g} GFLOP/s", ceilings.bytes_per_s, flops)
+        Roof(f"{precision}: {svg.number(round(flops / 1e9))} GFLOP/s", ceilings.bytes_per_s, flops)
         for precision, flops in ceilings.flops_per_s.items()
     ]
     plot = Plot(ceilings.device.upper(), "operations a byte", "operations a second", spots, roofs=roofs)

@@ -153,6 +153,8 @@ def test_axes_read_well() -> None:
     assert svg.log_range([3, 40]) == (2, 50)
     assert svg.log_range([5, 5]) == (2.5, 10)
     assert svg.ceiling(61) == 80
+    assert svg.top(113) == 120
+    assert svg.top(0.9) == 1
 
 
 def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
