@@ -12,10 +12,11 @@ from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import IMAGE, Choice, LocalEnsemble, ensemble_output
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_labelled_phantom
-from coronanet.model.readers import Unreadable, read_inputs
-from coronanet.model.study import Study
+from coronanet.model.readers import Reading, Unreadable, find_inputs, open_inputs
+from coronanet.model.study import Arriving, Study
 from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.serving.predict import decide, local_models, predict_studies, served_models
+from coronanet.serving.stages import Stages
 from numpy.typing import NDArray
 
 
@@ -49,7 +50,7 @@ def a_study(name: str = "a", slices: int = 10) -> Study:
 @pytest.mark.parametrize(("max_batch", "batches"), [(8, [2] * 5), (2, [2] * 5), (1, [1] * 10)])
 def test_slices_go_in_batches_and_come_back_in_order(max_batch: int, batches: list[int]) -> None:
     engine, done = FakeEnsemble(max_batch), list[tuple[str, int, int]]()
-    decisions = decide(engine, a_study(), progress=lambda *step: done.append(step))
+    decisions, _ = decide(engine, Arriving.whole(a_study()), Stages(), progress=lambda *step: done.append(step))
     assert engine.batches == batches
     np.testing.assert_allclose(decisions.infected_probability, np.arange(10) / 100)
     assert done[-1] == ("a", 10, 10)
@@ -57,13 +58,14 @@ def test_slices_go_in_batches_and_come_back_in_order(max_batch: int, batches: li
 
 def test_large_slices_go_alone() -> None:
     engine = FakeEnsemble()
-    decide(engine, Study("big", np.full((3, 4096, 2100), -800, np.int16), "dicom"))
+    decide(engine, Arriving.whole(Study("big", np.full((3, 4096, 2100), -800, np.int16), "dicom")), Stages())
     assert engine.batches == [1, 1, 1]
 
 
 def test_an_ensemble_without_one_of_the_decisions_is_refused() -> None:
+    outputs = tuple(ensemble_output(name) for name in TASK_NAMES[:3])
     with pytest.raises(UsageError, match="gives no lung_mask"):
-        decide(FakeEnsemble(outputs=tuple(ensemble_output(name) for name in TASK_NAMES[:3])), a_study())
+        decide(FakeEnsemble(outputs=outputs), Arriving.whole(a_study()), Stages())
 
 
 def test_two_inputs_of_one_name_get_two_folders_and_a_second_run_replaces_them(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_the_shipped_networks_read_the_phantom(
 def test_the_shipped_networks_read_a_real_volume(tmp_path: Path, data: Path, ensemble: LocalEnsemble) -> None:
     whole = nib.Nifti1Image.from_filename(data / "covid_ct_md_sample" / "P001.nii.gz")
     nib.save(whole.slicer[:, :, 10:13], tmp_path / "p001.nii.gz")
-    (study,) = read_inputs([tmp_path / "p001.nii.gz"])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(tmp_path / "p001.nii.gz"))
     (result,) = predict_studies(ensemble, [study], tmp_path / "out", models=served_models()).results
     findings = result.report.findings
     assert findings.slices_with_lung == 3
@@ -151,7 +153,7 @@ def test_a_normal_chest_stays_under_one_percent_and_a_sick_one_above_it(
         whole = nib.Nifti1Image.from_filename(data / "covid_ct_md_sample" / f"{name}.nii.gz")
         # Every second slice, from the feet to the shoulders, whose cloth looks like lung and lesion.
         nib.save(whole.slicer[:, :, ::2], tmp_path / f"{name}.nii.gz")
-    studies = read_inputs([tmp_path / "normal001.nii.gz", tmp_path / "P001.nii.gz"])
+    studies = open_inputs([tmp_path / "normal001.nii.gz", tmp_path / "P001.nii.gz"], Reading())
     normal, sick = predict_studies(ensemble, studies, tmp_path / "out", models=served_models()).results
     assert normal.report.cleaning.lesion_pixels > 0
     involved = normal.report.severity.whole.percent_involved

@@ -11,7 +11,7 @@ from coronanet.model.assessment import assess
 from coronanet.model.errors import UsageError
 from coronanet.model.findings import Decisions
 from coronanet.model.phantom import make_phantom
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.model.study import Study
 from coronanet.serving.dicom_out import write_dicom
 from coronanet.serving.dicom_out.codes import SEGMENTS
@@ -29,7 +29,7 @@ Models = tuple[ModelRecord, ...]
 
 
 def read_one(folder: Path) -> Study:
-    (study,) = read_inputs([folder])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(folder))
     return study
 
 
