@@ -12,6 +12,7 @@ from ..model.tasks import TASK_NAMES, TaskName
 from .options import BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
 from .page.cli import report
 from .serving_cli import serving
+from .study_cli import study
 from .waterfall_cli import waterfall
 
 PRECISION_NAMES: tuple[Precision, ...] = get_args(Precision)
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(engines)
     bench.command()(serving)
     bench.command()(waterfall)
+    bench.command()(study)
     bench.command()(table)
     bench.command()(report)
     app.add_typer(bench, name="bench")

@@ -19,6 +19,10 @@ from .open import Backend
 from .predictor import Choice, LocalEnsemble
 
 Answer = dict[str, NDArray[Any]]
+#: Slices of a study in a call: on a CPU as fast as four, in 1 GB of memory instead of 1.7.
+BATCH = 2
+#: int16 bytes of image in a call: a slice of 4096 x 4096 goes alone.
+BATCH_BYTES = 32 * 2**20
 #: More take memory, each for networks of its own, and bring little.
 MOST_STREAMS = 4
 CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
@@ -71,18 +75,28 @@ class EngineStreams(EngineBase):
 
 
 def open_ensemble(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice]) -> Engine:
-    """The ensemble in this process, as fast as it goes for many slices.
-
-    On CPUs alone the cores are shared by streams, since what a network leaves idle between its layers is then
-    another's; a choice that names its threads, or one for a GPU, is taken as it is.
-    """
-    cores = available_cores()
-    on_cpu = all(choice.backend in CPU_BACKENDS and choice.threads is None for choice in choices.values())
-    count = min(cores, MOST_STREAMS) if on_cpu else 1
+    """The ensemble in this process, as fast as it goes for the many slices of a study: in ``streams_of`` streams."""
+    count = streams_of(choices)
     if count == 1:
         return LocalEnsemble(bundles, choices)
-    own: dict[TaskName, Choice] = {name: replace(choice, threads=cores // count) for name, choice in choices.items()}
+    threads = available_cores() // count
+    own: dict[TaskName, Choice] = {name: replace(choice, threads=threads) for name, choice in choices.items()}
     with ExitStack() as stack:
         engines = [stack.enter_context(LocalEnsemble(bundles, own)) for _ in range(count)]
         stack.pop_all()
     return EngineStreams(engines)
+
+
+def streams_of(choices: Mapping[TaskName, Choice]) -> int:
+    """In how many streams the ensemble runs.
+
+    On CPUs alone the cores are shared by streams, since what a network leaves idle between its layers is then
+    another's; a choice that names its threads, or one for a GPU, is taken as it is.
+    """
+    on_cpu = all(choice.backend in CPU_BACKENDS and choice.threads is None for choice in choices.values())
+    return min(available_cores(), MOST_STREAMS) if on_cpu else 1
+
+
+def slices_a_call(slice_bytes: int) -> int:
+    """How many slices of a study, of so many bytes of int16 each, go to an engine at once."""
+    return max(1, min(BATCH, BATCH_BYTES // slice_bytes))

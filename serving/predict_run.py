@@ -1,5 +1,6 @@
 """What `coronanet predict` does once its options are understood."""
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from ..console import emit_json, err, fail, out, warn
 from ..engines.base import Engine
+from ..engines.machine import peak_memory_bytes
 from ..engines.places import BundleProvider
 from ..engines.predictor import Choice
 from ..model.errors import MissingPackageError, UsageError
@@ -99,7 +101,9 @@ def predict_and_answer(
         raise _nothing_finished(unreadable)
     del found
     check_triage_replaceable(folder)
+    start = time.perf_counter()
     with ensemble as (engine, models):
+        loading_s = time.perf_counter() - start
         outcome = _run(engine, models, chain(unreadable, _handed_over(first), studies), folder, extras)
     if not outcome.results:
         raise _nothing_finished(outcome.failures)
@@ -107,7 +111,7 @@ def predict_and_answer(
     write_triage(folder, rows)
     delivery = deliver(outcome) if deliver else None
     _warn_unused(outcome, reading, extras)
-    _answer(outcome, rows, delivery, as_json=as_json)
+    _answer(outcome, rows, delivery, loading_s, as_json=as_json)
 
 
 def _handed_over(studies: list[Arriving]) -> Iterator[Arriving]:
@@ -154,7 +158,9 @@ def _warn_unused(outcome: Outcome, reading: Reading, extras: Extras) -> None:
             warn(f"{option} is for DICOM; {others} of {len(kinds)} inputs are not, so it was not used on them")
 
 
-def _answer(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None, *, as_json: bool) -> None:
+def _answer(
+    outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None, loading_s: float, *, as_json: bool
+) -> None:
     for result in outcome.results:
         # An image's note is the window that the user just gave.
         for note in () if result.report.input.kind == "image" else result.report.input.notes:
@@ -162,7 +168,9 @@ def _answer(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | No
     for failure in outcome.failures:
         err.print(f"failed: {failure.reason}", style="red", soft_wrap=True, markup=False)
     if as_json:
-        emit_json(_to_json(outcome, rows, delivery))
+        emit_json(
+            _to_json(outcome, rows, delivery) | {"loading_s": loading_s, "peak_memory_bytes": peak_memory_bytes()}
+        )
     else:
         out.print(_studies(outcome, rows))
         out.print(_bands(rows))
