@@ -28,6 +28,8 @@ from .timing import Plan, WarmUpRule, warm_up
 
 #: Slices of the study that the engine alone sees, over and over: as many as are not worth the name of a study.
 SAMPLE = 16
+#: Slices that the engine alone gets at a time: enough for a rate, and not as long as a study.
+MOST_IN_A_BLOCK = 64
 #: Calls of each graph behind ``engine_parts_ms``.
 PART_CALLS = 5
 
@@ -80,14 +82,15 @@ def measure_study(
     advance("the parts of the engine")
     parts = _engine_parts(bundles, choices, sample[:batch])
     with open_ensemble(bundles, choices) as engine:
-        warm_up(lambda: _block(engine, sample, SAMPLE, batch), rule)
+        warm_up(lambda: _block(engine, sample, case.streams * batch, batch), rule)
         advance("the engine alone")
-        blocks = [_block(engine, sample, count, batch)]
+        block = min(count, MOST_IN_A_BLOCK)
+        blocks = [_block(engine, sample, block, batch)]
         for number in range(repeats):
             advance(f"study {number + 1} of {repeats}")
             run, digest = _run(path, next(iter(bundles.values())).path.parent)
             runs.append(run)
-            blocks.append(_block(engine, sample, count, batch))
+            blocks.append(_block(engine, sample, block, batch))
     protocol = _with_input(protocol, case, digest)
     return StudyReport(
         protocol=protocol,
@@ -199,7 +202,7 @@ def _method(source: str, rule: WarmUpRule, repeats: int) -> Method:
     return Method(
         verb="bench study",
         measures="`coronanet predict` of one study, from the first look at its files to its finished folder, the "
-        "networks open; beside it the same ensemble, as many slices that are in memory, nothing written",
+        "networks open; beside it the same ensemble on slices that are in memory, nothing written",
         transfers="files read and written, in the cache of the system",
         order="the engine alone, then in turns the study and the engine alone",
         input=InputRecord(description=source, dtype="int16", shape=(), slices=0, sha256="", step="the study itself"),

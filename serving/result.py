@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -30,10 +30,15 @@ KNOWN_FILES = frozenset(
 
 @dataclass(frozen=True)
 class Extras:
-    """What a result of a DICOM study has when it is asked for: DICOM objects, and whose study it is in its report."""
+    """What a result of a DICOM study has when it is asked for: DICOM objects, and whose study it is in its report.
+
+    Where ``needs_dicom`` is false, a study that no objects can be made of is finished without them, and its notes say
+    why; else it fails.
+    """
 
     dicom: bool = False
     identify: bool = False
+    needs_dicom: bool = True
 
 
 def write_result(
@@ -61,7 +66,8 @@ def write_result(
             montage = render_montage(study, decisions, assessment.slices)
             (work / OVERLAY).write_bytes(_png(render_overlay(study, assessment, montage)))
             _write_masks(work, study, decisions)
-            objects = _write_dicom(work, study, decisions, assessment, models) if extras.dicom else ()
+            objects, why_none = _write_dicom(work, study, decisions, assessment, models, extras=extras)
+            study = replace(study, notes=(*study.notes, *why_none))
             timings = Timings(
                 inference_ms=inference_ms,
                 inference_ms_per_slice=inference_ms / len(study.image),
@@ -115,15 +121,29 @@ def _write_masks(folder: Path, study: Study, decisions: Decisions) -> None:
 
 
 def _write_dicom(
-    folder: Path, study: Study, decisions: Decisions, assessment: Assessment, models: Sequence[ModelRecord]
-) -> tuple[str, ...]:
-    if study.dicom is None:
-        return ()
+    folder: Path,
+    study: Study,
+    decisions: Decisions,
+    assessment: Assessment,
+    models: Sequence[ModelRecord],
+    *,
+    extras: Extras,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the objects, and the note why there are none where they were asked for."""
+    if study.dicom is None or not extras.dicom:
+        return (), ()
     # highdicom takes a second to import, and is an extra.
-    from .dicom_out import write_dicom
+    from .dicom_out import NoObjectsError, write_dicom
 
-    write_dicom(folder, study, decisions, assessment, models)
-    return DICOM_FILES
+    try:
+        write_dicom(folder, study, decisions, assessment, models)
+    except NoObjectsError as error:
+        if extras.needs_dicom:
+            raise UsageError(f"{error}: leave out --dicom") from None
+        for name in DICOM_FILES:
+            (folder / name).unlink(missing_ok=True)
+        return (), (f"No DICOM objects were made: {error}",)
+    return DICOM_FILES, ()
 
 
 def _identity(study: Study) -> Identity | None:
