@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: The study that the demo takes where there is a data folder and nothing was given.
 SAMPLE = Path("covid_ct_md_sample") / "P001.nii.gz"
-ENGINES, SERVING = "engines.json", "serving.json"
+ENGINES, SERVING, PAGE = "engines.json", "serving.json", "measurements.html"
 STEPS = 5
 CONCURRENCIES = (1, 2)
 #: Short, because a demo is watched; `coronanet bench` takes its time.
@@ -216,11 +216,14 @@ def _finish(
         UsageError: no study was finished.
         typer.Exit: some were not (code 1).
     """
+    from .benchmarks.page.build import build_page
     from .benchmarks.report import write_text
-    from .benchmarks.tables import machine_line, ratio_lines, summary_table
+    from .benchmarks.serving_tables import ratio_lines
+    from .benchmarks.tables import machine_line, summary_table
 
     write_text(folder / ENGINES, engines.to_json())
     write_text(folder / SERVING, serving.to_json())
+    write_text(folder / PAGE, build_page([engines, serving]))
     if not outcome.results:
         raise UsageError("; ".join(failure.reason for failure in outcome.failures))
     for failure in outcome.failures:
@@ -231,6 +234,7 @@ def _finish(
         out.print(summary_table(engines, serving))
         for line in (*ratio_lines(serving), machine_line(engines), engines.notice):
             out.print(line, soft_wrap=True, markup=False)
+        out.print(f"{folder / PAGE}: the measurements with charts", soft_wrap=True, markup=False)
         for result in outcome.results:
             note = " (SYNTHETIC PHANTOM)" if result.report.input.synthetic else ""
             out.print(f"{result.folder}{note}: {', '.join(result.report.files)}", soft_wrap=True, markup=False)
@@ -245,6 +249,6 @@ def _to_json(outcome: "Outcome", folder: Path, step: Steps) -> dict[str, Any]:
             for result in outcome.results
         ],
         "failures": [failure.reason for failure in outcome.failures],
-        "benchmarks": {"engines": str(folder / ENGINES), "serving": str(folder / SERVING)},
+        "benchmarks": {"engines": str(folder / ENGINES), "serving": str(folder / SERVING), "page": str(folder / PAGE)},
         "seconds": step.seconds,
     }

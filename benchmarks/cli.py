@@ -9,7 +9,10 @@ from ..console import JsonOption, emit_json, out
 from .compare_cli import compare
 from .engines_cli import engines
 from .options import footer
+from .page.cli import report
 from .serving_cli import serving
+from .study_cli import study
+from .waterfall_cli import waterfall
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,10 @@ def register(app: typer.Typer) -> None:
     bench.command()(engines)
     bench.command()(serving)
     bench.command()(compare)
+    bench.command()(waterfall)
+    bench.command()(study)
     bench.command()(table)
+    bench.command()(report)
     app.add_typer(bench, name="bench")
 
 
@@ -36,7 +42,8 @@ def table(
     """Print one table of what was measured: model, precision, engine, size, parity, latency, throughput."""
     from .report import read_engines
     from .serving_report import read_serving
-    from .tables import ratio_lines, summary_table
+    from .serving_tables import ratio_lines
+    from .tables import summary_table
 
     networks = read_engines(engines_report)
     ensemble = read_serving(serving_report) if serving_report else None

@@ -13,8 +13,7 @@ from ..engines.places import BundleProvider
 from ..model.errors import UsageError
 
 if TYPE_CHECKING:
-    from .report import EngineReport
-    from .serving_report import ServingReport
+    from .report import Report
 
 #: A verdict is no: a request failed.
 FAILED = 1
@@ -26,6 +25,7 @@ BundlesOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write the report with every raw sample to this JSON file.")
 ]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write a line of statistics a result to this CSV file.")]
 
 
 def provide(ctx: typer.Context) -> BundleProvider:
@@ -64,19 +64,22 @@ def progress_bar(steps: int) -> Generator[Callable[[str], None]]:
 
 
 def publish(
-    report: "EngineReport | ServingReport", file: Path | None, as_json: bool, failure: str | None = None
+    report: "Report", file: Path | None, as_json: bool, failure: str | None = None, csv_file: Path | None = None
 ) -> None:
     """Write the report and print it; a failure is named in what is printed, the file stays a report."""
     from .report import write_text
+    from .spreadsheet import to_csv
 
     if file is not None:
         write_text(file, report.to_json())
+    if csv_file is not None:
+        write_text(csv_file, to_csv([report]), option="--csv")
     if as_json:
         verdict = {"error": failure, "exit_code": FAILED} if failure else {}
         emit_json({**report.model_dump(mode="json"), **verdict})
 
 
-def footer(report: "EngineReport | ServingReport", file: Path | None) -> None:
+def footer(report: "Report", file: Path | None) -> None:
     from .tables import machine_line
 
     out.print(machine_line(report), soft_wrap=True)

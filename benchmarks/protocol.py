@@ -62,7 +62,7 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 BUSY = 0.25
 #: How long the machine is watched before it is used.
 WATCH_S = 0.1
-Target = Literal["served", "in_process"]
+Target = Literal["served", "in_process", "perf_analyzer"]
 
 
 class InputRecord(StrictModel):
@@ -114,6 +114,7 @@ class PeerCase(StrictModel):
 class LoadCase(StrictModel):
     """One target under closed-loop load; ``threads`` are those of one inference.
 
+    ``perf_analyzer`` is the served model again, asked by NVIDIA's own client.
     ``engines`` says what runs each network of a chain in process; what runs behind a server only the server knows.
     """
 
@@ -135,7 +136,7 @@ class Method(StrictModel):
     ``fresh`` says how load time, first inference and peak memory were taken; None where they were not.
     """
 
-    verb: Literal["bench engines", "bench serving", "bench study"]
+    verb: Literal["bench engines", "bench serving", "bench study", "bench waterfall"]
     measures: str
     transfers: str
     order: str

@@ -296,8 +296,8 @@ class CompareReport(Document):
     only_in_b: tuple[str, ...]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
+def write_text(path: Path, text: str, *, option: str = "--out") -> None:
+    """Write a file whole or not at all; ``option`` is what named it, for the error.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -306,7 +306,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}: pass --out FILE in a folder of yours") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}: pass {option} FILE in a folder of yours") from None
     work = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -314,7 +314,7 @@ def write_text(path: Path, text: str) -> None:
         work.chmod(0o644)
         work.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}: pass --out FILE in a folder of yours") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}: pass {option} FILE in a folder of yours") from None
     finally:
         work.unlink(missing_ok=True)
 

@@ -4,12 +4,16 @@ from typing import Any
 
 from .report import SCHEMA_VERSION, CompareReport, Document, EngineReport
 from .serving_report import ServingReport
+from .study_report import StudyReport
+from .waterfall_report import WaterfallReport
 
 #: What is written, by the name of its schema.
 DOCUMENTS: dict[str, type[Document]] = {
     "bench-compare": CompareReport,
     "bench-engines": EngineReport,
     "bench-serving": ServingReport,
+    "bench-waterfall": WaterfallReport,
+    "bench-study": StudyReport,
 }
 
 

@@ -6,10 +6,10 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from .bench_serving import label
+from .bench_serving import ENSEMBLE
 from .protocol import EngineCase, LoadCase, PeerCase
-from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Statistics
-from .serving_report import Agreement, LoadResult, ServingReport
+from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Report, Statistics
+from .serving_report import Agreement, LoadResult, RateResult, ServingReport
 from .timing import NS_PER_MS
 
 MB = 1_000_000
@@ -19,7 +19,7 @@ CAPTION = "IQR: the middle half of the samples as a share of p50."
 
 def engines_table(report: EngineReport) -> Table:
     """One row an engine, the fastest of each task and batch first."""
-    table = _table(
+    table = plain_table(
         "Networks alone, one caller",
         f"{CAPTION} Parity: equal labels. * what `auto` runs.",
         ("model", "engine", ""),
@@ -32,8 +32,8 @@ def engines_table(report: EngineReport) -> Table:
                 "" if place else f"{_short(case.task)} x{case.batch}",
                 _engine(result),
                 case.precision,
-                *_latencies(numbers),
-                _spread(numbers),
+                *latencies(numbers),
+                spread(numbers),
                 f"{numbers.throughput_per_s:.1f}",
                 _parity(result.parity),
             )
@@ -43,7 +43,7 @@ def engines_table(report: EngineReport) -> Table:
 
 def details_table(report: EngineReport) -> Table:
     """One row an engine: how it starts, what memory it takes, and how far it is from the roof."""
-    table = _table(
+    table = plain_table(
         "Start, memory and roof",
         "Each start in a process of its own. Roof: least time of the layers, and its share of p50.",
         ("model", "engine", ""),
@@ -69,7 +69,7 @@ def details_table(report: EngineReport) -> Table:
 
 def gpu_table(report: EngineReport) -> Table:
     """One row a way on the GPU: the call taken apart, and the board under steady load."""
-    table = _table(
+    table = plain_table(
         "On the GPU",
         "Medians; a wait after every stage, so the three take longer than a call. Power and energy: the board.",
         ("model", "way"),
@@ -99,7 +99,7 @@ def gpu_table(report: EngineReport) -> Table:
 
 def peers_table(report: EngineReport) -> Table:
     """Our fastest way and every peer, for each task and batch, the fastest first; how many times ours is faster."""
-    table = _table(
+    table = plain_table(
         "The same weights by other means, measured in the same turns",
         "Off: largest difference of a logit from the reference. Ours: the fastest whose parity passed.",
         ("model", "by"),
@@ -119,8 +119,8 @@ def peers_table(report: EngineReport) -> Table:
             table.add_row(
                 "" if place else f"{_short(task)} x{batch}",
                 who,
-                _latencies(numbers)[0],
-                _spread(numbers),
+                latencies(numbers)[0],
+                spread(numbers),
                 f"{numbers.throughput_per_s:.1f}",
                 off,
                 f"{numbers.p50_ms / ours.statistics.p50_ms:.2f}" if ours else "-",
@@ -131,7 +131,7 @@ def peers_table(report: EngineReport) -> Table:
 
 def comparisons_table(comparisons: Iterable[Comparison]) -> Table:
     """One row a case: how long B takes for each of A's milliseconds, and whether that is more than noise."""
-    table = _table(
+    table = plain_table(
         "B over A",
         "Ratio with its 95 % interval; noise unless all of it lies beyond 1 and the floor.",
         ("case",),
@@ -165,31 +165,10 @@ def comparison_notes(report: CompareReport) -> list[str]:
     return notes
 
 
-def serving_table(report: ServingReport) -> Table:
-    """One row a target."""
-    table = _table(
-        f"{report.results[0].case.model} under closed-loop load",
-        CAPTION,
-        ("target",),
-        (*LATENCIES, "IQR", "slices/s", "sent", "failed"),
-    )
-    for result in report.results:
-        numbers = result.statistics
-        table.add_row(
-            label(result.case),
-            *(_latencies(numbers) if numbers else "---"),
-            _spread(numbers) if numbers else "-",
-            f"{_throughput(result):.1f}",
-            str(result.requests),
-            str(sum(result.errors.values())),
-        )
-    return table
-
-
 def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table:
     """The whole story: every network on every engine for one call, then the ensemble, served and in process."""
     batch = min(result.case.batch for result in engines.results)
-    table = _table(
+    table = plain_table(
         f"Corona-Net on this machine, {batch} {'slice' if batch == 1 else 'slices'} a call",
         "MB: the network's ONNX file. Parity: equal labels. * what `auto` runs.",
         ("model", "", "engine"),
@@ -203,7 +182,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
                 _engine(result),
                 f"{result.file_bytes / MB:.1f}",
                 _parity(result.parity),
-                *_latencies(result.statistics),
+                *latencies(result.statistics),
                 f"{result.statistics.throughput_per_s:.1f}",
             )
         table.add_section()
@@ -215,7 +194,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
             _where(result.case),
             "",
             _agreement(agreement),
-            *_latencies(numbers),
+            *latencies(numbers),
             f"{numbers.throughput_per_s:.1f}",
         )
     return table
@@ -223,36 +202,14 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
 
 def engine_notes(report: EngineReport) -> list[str]:
     """What must be read with the table: warnings by kind, and what was skipped."""
-    named: list[tuple[str, EngineResult | LoadResult]] = [
+    named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
     skipped = [f"skipped {item.what}: {item.reason}" for item in report.skipped]
-    return [*report.protocol.moment.warnings, *_gather(named), *skipped]
+    return [*report.protocol.moment.warnings, *gather(named), *skipped]
 
 
-def serving_notes(report: ServingReport) -> list[str]:
-    """Warnings by kind, the kinds of failure, and where the server does not agree with the chain in process."""
-    notes = _gather([(label(result.case), result) for result in report.results])
-    for result in report.results:
-        notes += [f"{label(result.case)}: {count} x {kind}" for kind, count in result.errors.items()]
-    for item in report.agreement:
-        if item.equal_share is not None and item.equal_share < 1:
-            notes.append(f"{item.output}: served and in process differ on {1 - item.equal_share:.2e} of the labels")
-        if item.max_difference:
-            notes.append(f"{item.output}: served and in process differ by up to {item.max_difference:.1e}")
-    return notes
-
-
-def ratio_lines(report: ServingReport) -> list[str]:
-    """Served throughput over the best in process, a line a concurrency."""
-    return [
-        f"served at concurrency {ratio.concurrency}: {ratio.median:.2f} of the throughput of {ratio.against} "
-        f"(rounds {ratio.lowest:.2f} to {ratio.highest:.2f})"
-        for ratio in report.ratios
-    ]
-
-
-def machine_line(report: EngineReport | ServingReport) -> str:
+def machine_line(report: Report) -> str:
     """Where and when: what a person compares before comparing numbers."""
     machine, moment = report.protocol.machine, report.protocol.moment
     busy = "" if moment.load_average is None else f", load {moment.load_average:.1f} at the start"
@@ -260,7 +217,7 @@ def machine_line(report: EngineReport | ServingReport) -> str:
     return f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}{busy}"
 
 
-def _table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
+def plain_table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     table = Table(
         title=title,
         caption=caption,
@@ -292,7 +249,7 @@ def _ensemble_rows(serving: ServingReport | None) -> list[tuple[LoadResult, Stat
         answered = [
             (result, result.statistics)
             for result in (serving.results if serving else ())
-            if result.case.target == target and result.statistics is not None
+            if (result.case.target, result.case.model) == (target, ENSEMBLE) and result.statistics is not None
         ]
         if answered:
             found.append(max(answered, key=lambda pair: pair[1].throughput_per_s))
@@ -330,18 +287,14 @@ def _where(case: LoadCase) -> str:
     return f"local, {case.concurrency} x {case.threads} thr"
 
 
-def _throughput(result: LoadResult) -> float:
-    return result.statistics.throughput_per_s if result.statistics else 0.0
-
-
-def _latencies(numbers: Statistics) -> tuple[str, str, str]:
+def latencies(numbers: Statistics) -> tuple[str, str, str]:
     p50, p95, p99 = (
         f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}" for ms in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms)
     )
     return p50, p95, p99
 
 
-def _spread(numbers: Statistics) -> str:
+def spread(numbers: Statistics) -> str:
     """Fewer than four samples have no middle half."""
     return f"{numbers.spread:.0%}" if numbers.count >= 4 else "-"
 
@@ -353,20 +306,20 @@ def _parity(parity: Parity | None) -> str:
         return "ref."
     if parity.verdict != "passed" or parity.label_agreement is None:
         return parity.verdict.replace("_", " ")
-    return _share(parity.label_agreement)
+    return share(parity.label_agreement)
 
 
 def _agreement(items: Iterable[Agreement]) -> str:
     shares = [item.equal_share for item in items if item.equal_share is not None]
-    return _share(min(shares)) if shares else ""
+    return share(min(shares)) if shares else ""
 
 
-def _share(share: float) -> str:
+def share(share: float) -> str:
     """A share in percent; what is not everything never reads 100 %."""
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 
 
-def _gather(named: list[tuple[str, EngineResult | LoadResult]]) -> list[str]:
+def gather(named: list[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
     """One line a kind of warning: how many results it concerns, and the first of them in full."""
     concerned: dict[str, list[str]] = {}
     for name, result in named:

@@ -80,6 +80,10 @@ def serve_verb(
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535)] = 8002,
     instances: InstancesOption = 2,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Let clients trace requests to this file, as `bench waterfall` does."),
+    ] = None,
     require_signature: RequireSignatureOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,7 +102,7 @@ def serve_verb(
         )
     key = load_public_key(require_signature)
     home = _home(repository, bundles, instances)
-    server = _server(home, host, http_port, grpc_port, metrics_port)
+    server = _server(home, host, (http_port, grpc_port, metrics_port), trace)
     server.check_machine()
     if repository is None:
         _fill(_provide(ctx.obj, bundles, key), home, instances)
@@ -184,12 +188,12 @@ def _without_plans(bundles: Mapping[TaskName, Bundle]) -> list[TaskName]:
     return list(without_plans(bundles))
 
 
-def _server(repository: Path, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":
+def _server(repository: Path, host: str, ports: tuple[int, int, int], trace: Path | None) -> "TritonServer":
     try:
         from .server import Ports, TritonServer
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return TritonServer(repository, host=host, ports=Ports(http, grpc, metrics))
+    return TritonServer(repository, host=host, ports=Ports(*ports), trace=trace)
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

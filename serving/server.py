@@ -66,6 +66,9 @@ class TritonServer:
         host: a loopback address.
         ports: where it listens.
         log: what Triton and the models print goes there; None is a file in ``cache_home()``.
+        trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client asks it to trace
+            (`coronanet bench waterfall`), which puts nothing of an image there. None leaves tracing out: a client of
+            this machine that asks for the level ``TENSORS`` would have pixels written.
         start_timeout_s: how long to wait for the first answer, in seconds.
 
     Entering raises:
@@ -83,11 +86,13 @@ class TritonServer:
         host: str = HOST,
         ports: Ports | None = None,
         log: Path | None = None,
+        trace: Path | None = None,
         start_timeout_s: float = 120.0,
     ) -> None:
         self.repository = repository
         self.host = host
         self.ports = ports or Ports()
+        self.trace = trace
         self.log = log or cache_home() / "logs" / f"triton-{self.ports.grpc}.log"
         self.start_timeout_s = start_timeout_s
         #: Names every shared memory region of this server.
@@ -128,6 +133,8 @@ class TritonServer:
         installation = self.check_machine()
         self._index = read_index(self.repository)
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.trace is not None:
+            self.trace.parent.mkdir(parents=True, exist_ok=True)
         backends = link_backend(installation)
         command = self._command(installation, backends)
         try:
@@ -252,6 +259,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
+            *([f"--trace-config=triton,file={self.trace.resolve()}"] if self.trace else []),
         ]
 
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -162,6 +163,24 @@ def triton_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
     log = tmp_path_factory.mktemp("triton") / "log"
     with TritonServer(repository, ports=Ports.free(), log=log) as server:
         yield server
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """Opens a page in headless Chromium, ``browse(page, *options)``; answers with what the browser logs."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    profiles = iter(range(100))
+
+    def open_page(page: Path, *options: str) -> str:
+        command = [
+            found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / f'profile-{next(profiles)}'}", "--hide-scrollbars", *options, page.as_uri(),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
+
+    return open_page
 
 
 @pytest.fixture(scope="session")

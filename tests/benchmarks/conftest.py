@@ -12,8 +12,20 @@ from coronanet.benchmarks.protocol import EngineCase, InputRecord, LoadCase, Met
 from coronanet.benchmarks.report import EngineReport, EngineResult, Parity, Skipped, Statistics
 from coronanet.benchmarks.serving_report import Agreement, Ratio, ServingReport, load_result
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Plan, Samples, WarmUp, WarmUpRule
+from coronanet.benchmarks.waterfall import break_down
+from coronanet.benchmarks.waterfall_report import (
+    WaterfallCase,
+    WaterfallReport,
+    WaterfallResult,
+    mean_parts,
+    reconcile,
+    step_records,
+    warnings_of,
+)
 from coronanet.engines.base import EngineBase, Tensors, TensorSpec
 from numpy.typing import NDArray
+
+from .known_requests import CLIENT, WAITS_FOR, a_trace
 
 IMAGE = TensorSpec("image", "int16", (-1, -1, -1))
 ANSWER = TensorSpec("lung_mask", "uint8", (-1, -1, -1))
@@ -123,5 +135,40 @@ def serving(protocol: Protocol, load_case: LoadCase) -> ServingReport:
             load_result(local, protocol, warm, Load((Block(DURATIONS, (), NS_PER_S // 2),), 2)),
         ),
         agreement=(Agreement(output="lung_mask", equal_share=0.5, max_difference=None),),
-        ratios=(Ratio(concurrency=2, against="in process", median=0.91, lowest=0.85, highest=0.97),),
+        ratios=(
+            Ratio(
+                model="coronanet",
+                concurrency=2,
+                quantity="throughput",
+                against="in process",
+                median=0.91,
+                lowest=0.85,
+                highest=0.97,
+            ),
+        ),
     )
+
+
+@pytest.fixture
+def waterfall(protocol: Protocol) -> WaterfallReport:
+    """Requests whose every moment is known, taken apart at two concurrencies."""
+    method = protocol.method.model_copy(update={"verb": "bench waterfall"})
+    breakdowns = [break_down(CLIENT, a_trace(), WAITS_FOR, one_clock=True)] * 20
+    sums, steps = reconcile(breakdowns, 20, one_clock=True), step_records(breakdowns, traced={}, counted={})
+    whole = Samples(tuple(each.whole_ns for each in breakdowns))
+    results = [
+        WaterfallResult(
+            case=WaterfallCase(model="coronanet", concurrency=concurrency, batch=1),
+            protocol_sha256="00",
+            whole_ns=whole.durations_ns,
+            statistics=Statistics.of(whole),
+            mean_ms=whole.mean_ms,
+            parts=mean_parts(breakdowns),
+            steps=steps,
+            reconciliation=sums,
+            tax=None,
+            warnings=warnings_of(steps, sums),
+        )
+        for concurrency in (1, 4)
+    ]
+    return WaterfallReport(protocol=protocol.model_copy(update={"method": method}), results=tuple(results))

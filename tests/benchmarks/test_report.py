@@ -12,14 +12,8 @@ from coronanet.benchmarks.report import (
     write_text,
 )
 from coronanet.benchmarks.serving_report import ServingReport, load_result, read_serving
-from coronanet.benchmarks.tables import (
-    engine_notes,
-    engines_table,
-    ratio_lines,
-    serving_notes,
-    serving_table,
-    summary_table,
-)
+from coronanet.benchmarks.serving_tables import ratio_lines, serving_notes, serving_table
+from coronanet.benchmarks.tables import engine_notes, engines_table, summary_table
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Samples, WarmUp
 from coronanet.model.errors import UsageError
 from rich.console import Console
