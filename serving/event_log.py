@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -46,7 +47,8 @@ class EventLog:
         self._handler.handle(logging.LogRecord(__name__, logging.INFO, "", 0, line, None, None))
 
     def close(self) -> None:
-        self._handler.close()
+        with suppress(OSError):  # the disk is full, and its lines went to stderr
+            self._handler.close()
 
 
 class _Handler(RotatingFileHandler):

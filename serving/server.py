@@ -205,9 +205,13 @@ class TritonServer:
         """
         if self._process is None:
             return "it is not running"
-        with suppress(subprocess.TimeoutExpired):
-            return f"it ended with exit code {self._process.wait(wait_s)}: {last_error(self.log, self._log_start)}"
-        return ""
+        try:
+            code = self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return ""
+        # One that was killed said nothing about it.
+        why = f": {last_error(self.log, self._log_start)}" if code >= 0 else ""
+        return f"it ended with exit code {code}{why}"
 
     def model_processes(self) -> tuple[ModelProcess, ...]:
         """The living processes that run the models."""

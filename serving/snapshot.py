@@ -22,6 +22,10 @@ def take_snapshot(repository: Path, run: Path) -> Path:
     snapshot = run / NAME
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(repository, snapshot, copy_function=_link, ignore=ignored)
+    for code in snapshot.glob(f"*/*/{MODEL}"):
+        # Python writes bytecode beside a model's code, and Triton would take that for a change of the model: a file
+        # under the name of the folder is what prevents it, since model processes read no environment variables.
+        code.with_name("__pycache__").touch()
     return snapshot
 
 

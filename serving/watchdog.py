@@ -22,6 +22,7 @@ TICK_S = 0.5
 #: Between the end of one examination and the start of the next.
 WATCH_S = 5.0
 RELOAD_S = 20.0
+DYING_S = 0.2
 #: A process whose model was loaded anew is ended once it has used no processor for so long, or after the longer time.
 IDLE_S, RETIRED_S = 3.0, 120.0
 IDLE_CPU_S = 0.05
@@ -78,6 +79,8 @@ class Watchdog:
         self._retiring: list[_Retired] = []
         self._seen: dict[int, ModelProcess] = {}
         self._strikes = 0
+        #: Models that were found sick since the last time that all was well.
+        self._suspected: set[str] = set()
         self._examination: Future[Finding] | None = None
         self._next_s = time.monotonic() + self._limits.watch_s
 
@@ -101,17 +104,16 @@ class Watchdog:
         Raises:
             RefusedError: the server was given up.
         """
-        if reason := self._server.ended():
+        self._retire()
+        dead = self._dead()
+        # The processes of a server that is killed may be gone a moment before it is.
+        if reason := self._server.ended(wait_s=DYING_S if dead else 0):
             self._emit("server_died", reason=reason)
             self._restart(reason)
-            return
-        self._retire()
-        if dead := self._dead():
+        elif dead:
             self._emit("model_died", models=list(dead))
             self._bring_back(dead)
-            return
-        finding = self._finding()
-        if finding is not None:
+        elif finding := self._finding():
             self._act(finding)
 
     def _dead(self) -> tuple[str, ...]:
@@ -167,7 +169,11 @@ class Watchdog:
         )
         if finding.verdict != "sick":
             self._strikes = 0
+            self._suspected.clear()
+        elif self._suspected.intersection(finding.models):
+            self._restart(f"it was loaded again and is no better: {finding.reason}")
         elif finding.models:
+            self._suspected.update(finding.models)
             # Without its processes a model is dead, and is brought back as any other.
             for process in self._server.model_processes():
                 if process.model in finding.models:

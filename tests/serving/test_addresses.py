@@ -36,7 +36,9 @@ def test_a_port_in_use_and_one_given_twice_are_refused_by_name() -> None:
     ports = Ports.free()
     with (
         socket.create_server(("127.0.0.1", ports.metrics)),
-        pytest.raises(UsageError, match=rf"port {ports.metrics} on 127\.0\.0\.1 cannot be used .*--metrics-port \(0: any"),
+        pytest.raises(
+            UsageError, match=rf"port {ports.metrics} on 127\.0\.0\.1 cannot be used .*--metrics-port \(0: any"
+        ),
     ):
         check_ports("127.0.0.1", ports)
     with pytest.raises(UsageError, match="--http-port and --grpc-port are both 18001"):

@@ -36,6 +36,7 @@ def test_the_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_disk_that_is_full_costs_lines_and_not_the_server(capsys: pytest.CaptureFixture[str]) -> None:
     log = EventLog(Path("/dev/full"))
     log("ready", seconds=1)
+    log.close()
     assert json.loads(capsys.readouterr().err)["event"] == "ready"
 
 

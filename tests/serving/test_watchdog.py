@@ -121,11 +121,30 @@ def test_one_finding_against_the_whole_server_is_not_believed_and_two_in_a_row_a
 
 def test_the_processes_of_a_sick_model_are_ended(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(findings=[Finding("sick", 30.0, "it stalled", ("a",))])
-    monkeypatch.setattr(ModelProcess, "kill", server.living.remove)
+
+    def kill(process: ModelProcess) -> None:
+        server.living.remove(process)
+
+    monkeypatch.setattr(ModelProcess, "kill", kill)
     with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
         _until(watchdog, lambda: server.calls != [])
     assert server.calls == ["reload a"]
     assert events[:3] == ["sick", "model_died", "model_back"]
+
+
+def test_a_model_that_is_sick_again_after_it_was_loaded_again_restarts_the_server(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick = Finding("sick", 1.0, "wrong", ("a",))
+    server = Server(findings=[sick, sick, WELL, sick])
+
+    def kill(process: ModelProcess) -> None:
+        server.living.remove(process)
+
+    monkeypatch.setattr(ModelProcess, "kill", kill)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: len(server.calls) == 3)
+    assert server.calls == ["reload a", "restart", "reload a"]
 
 
 def test_a_model_that_cannot_be_loaded_again_restarts_the_server(events: Events) -> None:
@@ -141,7 +160,7 @@ def test_models_that_die_all_the_time_restart_the_server(events: Events) -> None
     server = Server()
     with Watchdog(server, events, Limits(reloads=2)) as watchdog:
         for _ in range(3):
-            server.living.pop()
+            server.living = [process for process in server.living if process.model != "b"]
             watchdog.step()
     assert server.calls == ["reload b", "reload b", "restart"]
 
