@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -105,6 +106,24 @@ def ask_again(address: str, image: Image, deadline_s: float) -> tuple[Answer, in
             if time.monotonic() > deadline:
                 raise
             time.sleep(min(0.1 * 2**failures, 1.0))
+
+
+def http(address: str, data: bytes, seconds: float = 10) -> bytes:
+    """What an HTTP server says to raw bytes before it, or we, hang up."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        said = b""
+        while part := connection.recv(65536):
+            said += part
+    return said
+
+
+def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
+    """A request for an inference, with a length that may be a lie."""
+    lines = ["POST /v2/models/coronanet/infer HTTP/1.1", "Host: x", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body) if length is None else length}", "", ""]).encode() + body
 
 
 @dataclass

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from coronanet.serving.processes import model_processes
 
-from .conftest import Answer, Image, Load, Record, ask, left_by, serving, slices
+from .conftest import Answer, Image, Load, Record, ask, http, left_by, post, serving, slices
 
 #: How long the service may be away, on a machine with two cores that are busy.
 MODEL_BACK_S, SERVER_BACK_S = 20.0, 30.0
@@ -84,6 +85,19 @@ def test_a_killed_server_is_restarted_under_load_on_the_same_ports(
             "figure", f"server back after {back_s:.1f} s; the longest wait of a slice {load.longest_s:.1f} s"
         )
     assert left_by(served) == []
+
+
+def test_a_request_that_ends_this_triton_costs_a_restart(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
+    vast = b'{"inputs": [{"name": "image", "shape": [1, 99999999, 99999999], "datatype": "INT16", "data": [1]}]}'
+    with serving(pair_repository, tmp_path) as served:
+        expected = ask(served.address, slices(1)[0])
+        with suppress(ConnectionError):
+            assert http(served.ready["http"], post(vast)) == b""
+        back_s = served.until(lambda: served.seen("restarted"), SERVER_BACK_S)
+        assert ask(served.address, slices(1)[0]) == expected
+        record_property("figure", f"server back after {back_s:.1f} s")
 
 
 def test_a_server_that_dies_again_and_again_is_given_up_clearly(pair_repository: Path, tmp_path: Path) -> None:

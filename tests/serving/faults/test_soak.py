@@ -1,4 +1,4 @@
-"""Ten minutes at 80 % of what the server can do, by hand: ``CORONANET_SOAK_S=600 pytest tests/serving/faults/test_soak.py``."""
+"""Ten minutes at 80 % of what the server can do: ``CORONANET_SOAK_S=600 pytest tests/serving/faults/test_soak.py``."""
 
 import os
 import statistics
