@@ -39,6 +39,9 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     started = time.monotonic()
     try:
         before = probe.finished(STATISTICS_S)
+    except ProbeError as error:
+        return Finding("sick", time.monotonic() - started, str(error))
+    try:
         canary.ask(probe, canary_s)
     except ProbeError as error:
         took_s, first = time.monotonic() - started, error

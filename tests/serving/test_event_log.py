@@ -61,7 +61,8 @@ def test_the_log_of_another_process_is_emptied_and_goes_on(tmp_path: Path, monke
 def test_old_logs_go(tmp_path: Path) -> None:
     for name, days in (("old.log", 40), ("new.log", 1)):
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
+        then = time.time() - days * 86400
+        os.utime(tmp_path / name, (then, then))
     prune(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["new.log"]
 

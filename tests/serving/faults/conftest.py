@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.int16]
 Answer = dict[str, NDArray[Any]]
-#: pytest's ``record_property``: the figures of docs/reliability.md are read with ``--junitxml``.
+#: pytest's ``record_property``: ``--junitxml=FILE -o junit_family=xunit1`` writes the figures of docs/reliability.md.
 Record = Callable[[str, object], None]
 #: gRPC counts a channel's failed attempts to connect in a pool of all channels, and lets the next ones wait.
 CHANNEL = [("grpc.use_local_subchannel_pool", 1)]
@@ -174,9 +175,14 @@ class Load:
             running.result()
 
 
+@cache
+def _phantom(size: int, count: int) -> Image:
+    return make_phantom(size=size, slices=count).image
+
+
 def slices(count: int, size: int = 128, different: int = 25) -> list[Image]:
     """Slices of the phantom, each [1, H, W]; every ``different`` of them they come again."""
-    image = make_phantom(size=size, slices=different).image
+    image = _phantom(size, different)
     return [image[number % different : number % different + 1] for number in range(count)]
 
 

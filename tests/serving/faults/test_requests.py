@@ -4,7 +4,7 @@ the server goes on as if nothing had been."""
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +46,7 @@ def unharmed(served: Served, right: tuple[Image, float]) -> Iterator[None]:
 
 
 @contextmanager
-def _refused_within(seconds: float, match: str) -> Iterator[None]:
+def _refused_within(seconds: float, match: str) -> Generator[None]:
     started = time.monotonic()
     with pytest.raises(grpc_client.InferenceServerException, match=match):
         yield

@@ -17,7 +17,8 @@ from .conftest import Image, Record, ask, left_by, serving, slices
 
 def test_what_was_accepted_is_finished(pair_repository: Path, tmp_path: Path, record_property: Record) -> None:
     with serving(pair_repository, tmp_path) as served:
-        expected = ask(served.address, slices(1, size=512)[0])["infected_probability"].item()
+        (image,) = slices(1, size=512, different=1)
+        expected = ask(served.address, image)["infected_probability"].item()
         host, _, port = served.ready["http"].rpartition(":")
         with socket.create_connection((host, int(port))) as idle, ThreadPoolExecutor(8) as pool:
             idle.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -32,7 +33,7 @@ def test_what_was_accepted_is_finished(pair_repository: Path, tmp_path: Path, re
                 except grpc_client.InferenceServerException:
                     return None, time.monotonic() - started
 
-            asked = [pool.submit(one, slices(1, size=512)[0]) for _ in range(8)]
+            asked = [pool.submit(one, image) for _ in range(8)]
             sent.wait()
             time.sleep(0.05)
             started = time.monotonic()

@@ -2,7 +2,7 @@
 
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ BACK_S = 40.0
 
 
 @contextmanager
-def _no_file_beyond(size: int) -> Iterator[None]:
+def _no_file_beyond(size: int) -> Generator[None]:
     """No file can grow beyond so many bytes: a write fails as it does where the disk, or a quota, is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -76,7 +76,7 @@ def test_a_file_that_is_corrupted_under_a_running_server_ends_it_with_the_reason
                 process.kill()
         assert served.process.wait(BACK_S) == 1
         said = (tmp_path / "stderr").read_text()
-        assert "network.fp32.onnx is missing or was changed" in said
+        assert "onnx is missing or was changed" in said
         assert "fill the repository again with `coronanet repository`" in said
         assert [event["event"] for event in served.events][-3:] == ["failed", "stopping", "stopped"]
 
@@ -89,7 +89,7 @@ def test_a_repository_that_is_filled_again_changes_nothing_until_the_next_start(
     with serving(repository, tmp_path) as served:
         before = model_processes(served.server)
         expected = ask(served.address, slices(1)[0])
-        other = {"classification": Choice("onnxruntime", "fp32", threads=1)}
+        other: dict[TaskName, Choice] = {"classification": Choice("onnxruntime", "fp32", threads=1)}
         fill_repository({"classification": bundles["classification"]}, repository, other, instances=1)
         for _ in range(30):
             assert ask(served.address, slices(1)[0]) == expected
