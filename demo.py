@@ -139,8 +139,9 @@ def _serve(
     standard: bool,
 ) -> "tuple[Outcome, ServingReport]":
     """Fill the repository, start its server, and while it runs predict and measure."""
+    from .serving.addresses import Ports
     from .serving.repository import embedded_choices, fill_repository, repository_home
-    from .serving.server import Ports, TritonServer
+    from .serving.server import TritonServer
 
     repository = repository_home(None, standard=standard)
     fill_repository(bundles, repository, embedded_choices(bundles, choices))

@@ -1,7 +1,6 @@
 """`coronanet repository`, `coronanet serve` and `coronanet predict`."""
 
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, fail, out
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.bundle import Bundle
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.places import BundleProvider
-from ..model.errors import MissingPackageError, RefusedError, UsageError
+from ..model.errors import CoronanetError, MissingPackageError, UsageError
 from ..model.tasks import TaskName
 from . import predict_cli
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from ..engines.keys import PublicKey
     from .repository import FilledStep
     from .server import TritonServer
-
-WATCH_S = 5.0
 
 BundlesOption = Annotated[Path | None, typer.Option("--bundles", help="Folder of the bundles.")]
 InstancesOption = Annotated[int, typer.Option("--instances", min=1, max=64, help="Processes for each network.")]
@@ -75,10 +72,21 @@ def serve_verb(
     repository: Annotated[
         Path | None, typer.Option("--repository", help="Serve this filled repository as it stands.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535)] = 8000,
-    grpc_port: Annotated[int, typer.Option("--grpc-port", min=1, max=65535)] = 8001,
-    metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535)] = 8002,
+    host: Annotated[str, typer.Option("--host", help="An address of this machine; loopback alone is safe.")] = (
+        "127.0.0.1"
+    ),
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let --host be an address that other machines can reach.")
+    ] = False,
+    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0: any that is free.")] = 8001,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", min=0, max=65535, help="0: any that is free.")] = 8002,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Triton's log; events are beside it. None: in the user's cache.")
+    ] = None,
+    exit_timeout_s: Annotated[
+        int, typer.Option("--exit-timeout", min=1, help="Seconds that accepted requests may take to finish at the end.")
+    ] = 10,
     instances: InstancesOption = 2,
     trace: Annotated[
         Path | None,
@@ -102,26 +110,42 @@ def serve_verb(
         )
     key = load_public_key(require_signature)
     home = _home(repository, bundles, instances)
-    server = _server(home, host, (http_port, grpc_port, metrics_port), trace)
+    server = _server(
+        home, host, (http_port, grpc_port, metrics_port), log, trace, exit_timeout_s, allow_remote=allow_remote
+    )
     server.check_machine()
     if repository is None:
         _fill(_provide(ctx.obj, bundles, key), home, instances)
-    with err.status(f"starting Triton; its log: {server.log}"):
-        server.start()
+    _run(server, as_json)
+
+
+def _run(server: "TritonServer", as_json: bool) -> None:
+    from .addresses import REMOTE_WARNING, is_loopback
+    from .serve import serve
+
+    if not is_loopback(server.host):
+        warn(REMOTE_WARNING)
+    is_ready = False
+    starting = err.status(f"starting Triton; its log: {server.log}")
+
+    def ready(events: Path) -> None:
+        nonlocal is_ready
+        is_ready = True
+        starting.stop()
+        _announce(server, events, as_json)
+
     try:
-        _announce(server, as_json)
-        while True:
-            time.sleep(WATCH_S)
-            server.check()
-    except RefusedError as error:
-        if not as_json:
+        with starting:
+            serve(server, ready)
+    except CoronanetError as error:
+        if not (as_json and is_ready):
             raise
         # What --json promises on stdout is one object, and that was printed when the server was ready.
         fail(str(error))
         raise typer.Exit(error.exit_code) from None
     finally:
-        server.stop()
-        err.print("stopped")
+        if is_ready:
+            err.print("stopped")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler
@@ -131,7 +155,7 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the s
     raise SystemExit(0)
 
 
-def _announce(server: "TritonServer", as_json: bool) -> None:
+def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
     ready = {
         "grpc": server.address,
         "http": server.http_address,
@@ -139,6 +163,7 @@ def _announce(server: "TritonServer", as_json: bool) -> None:
         "model": "coronanet",
         "repository": str(server.repository),
         "log": str(server.log),
+        "events": str(events),
         "pid": server.pid,
     }
     if as_json:
@@ -188,12 +213,30 @@ def _without_plans(bundles: Mapping[TaskName, Bundle]) -> list[TaskName]:
     return list(without_plans(bundles))
 
 
-def _server(repository: Path, host: str, ports: tuple[int, int, int], trace: Path | None) -> "TritonServer":
+def _server(
+    repository: Path,
+    host: str,
+    ports: tuple[int, int, int],
+    log: Path | None,
+    trace: Path | None,
+    exit_timeout_s: int,
+    *,
+    allow_remote: bool,
+) -> "TritonServer":
     try:
-        from .server import Ports, TritonServer
+        from .addresses import Ports
+        from .server import TritonServer
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return TritonServer(repository, host=host, ports=Ports(*ports), trace=trace)
+    return TritonServer(
+        repository,
+        host=host,
+        ports=Ports(*ports),
+        log=log,
+        trace=trace,
+        exit_timeout_s=exit_timeout_s,
+        allow_remote=allow_remote,
+    )
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

@@ -33,8 +33,9 @@ from coronanet.model.phantom import make_labelled_phantom, make_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TaskName
 from coronanet.model.weights import save_weights
+from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import fill_repository
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.server import TritonServer
 from pydicom import dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
