@@ -17,6 +17,7 @@ from ..engines.places import BundleProvider
 from ..engines.predictor import Choice
 from ..model.errors import MissingPackageError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
+from .triage_cli import triage
 
 if TYPE_CHECKING:
     from .report import EngineReport, ServingReport
@@ -45,6 +46,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(engines)
     bench.command()(serving)
     bench.command()(table)
+    bench.command()(triage)
     app.add_typer(bench, name="bench")
 
 
