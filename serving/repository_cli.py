@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..console import JsonOption, emit_json, err, fail, out
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.bundle import Bundle
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.places import BundleProvider
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .repository import FilledStep
     from .triton_config import Target
 
+#: What a server reads that is told no --model-config-name: for ours, the embedded one.
+DEFAULT = "embedded"
 #: A verdict is no: the linter found something.
 FAULTY = 1
 
@@ -170,18 +172,36 @@ def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
 def _check(repository: Path, target: str | None, as_json: bool) -> None:
     try:
         from .linter import lint_repository
+        from .linter.files import NO_PLAN
         from .linter.models import target_names
     except ModuleNotFoundError as error:
         raise missing_package(error) from None
-    names = [target] if target else ["embedded", *(target_names(repository) if repository.is_dir() else ())]
-    found = {name: lint_repository(repository, None if name == "embedded" else name) for name in names}
+    names = [target] if target else [DEFAULT, *(target_names(repository) if repository.is_dir() else ())]
+    found = {name: lint_repository(repository, None if name == DEFAULT else name) for name in names}
+    # Not every repository is for a GPU: a target that nobody asked for and that has no plans is only mentioned.
+    unfilled = {
+        name: [fault.model for fault in faults if fault.rule == NO_PLAN]
+        for name, faults in found.items()
+        if name not in (DEFAULT, target)
+    }
     # What is wrong for every target is said once.
-    faults = list(dict.fromkeys(fault for faults in found.values() for fault in faults))
+    faults = list(
+        dict.fromkeys(
+            fault
+            for name, faults in found.items()
+            for fault in faults
+            if not (fault.rule == NO_PLAN and unfilled.get(name))
+        )
+    )
+    for name, models in unfilled.items():
+        if models:
+            warn(f"not for {name}: no TensorRT plan of {', '.join(models)} (`--target {name}` says what to do)")
     if as_json:
         emit_json(
             {
                 "repository": str(repository),
                 "targets": names,
+                "without_plans": {name: models for name, models in unfilled.items() if models},
                 "faults": [
                     {**asdict(fault), "targets": [name for name, of in found.items() if fault in of]}
                     for fault in faults
@@ -219,10 +239,10 @@ def _for_target(home: Path, target: "Target", response_cache_mib: int) -> "tuple
     from .container import docker_command
     from .linter import lint_repository
 
-    faults = lint_repository(home, None if target == "embedded" else target)
+    faults = lint_repository(home, None if target == DEFAULT else target)
     if faults:
         return faults, None
-    if target == "embedded":
+    if target == DEFAULT:
         return [], shlex.join(["coronanet", "serve", "--repository", str(home)])
     return [], shlex.join(docker_command(home, target, response_cache_mib=response_cache_mib))
 

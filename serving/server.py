@@ -242,6 +242,8 @@ class TritonServer:
             "allow-gpu-metrics": "false",
             "exit-timeout-secs": EXIT_TIMEOUT_S,
         }
+        if self._index is not None and self._index.response_cache_mib:
+            options["cache-config"] = f"local,size={self._index.response_cache_mib * 2**20}"
         python = {
             "shm-default-byte-size": SHM_BYTES,
             "shm-growth-byte-size": SHM_BYTES,

@@ -13,6 +13,8 @@ from .models import FILES, Model, type_name
 from .signatures import DYNAMIC, Signature, Tensor, read_onnx, read_plan_header
 
 STEP = "step.json"
+#: The rule of a network without any plan, which other targets of the same repository may do without.
+NO_PLAN = "no-plan"
 CAPABILITY = re.compile(r"\d+\.\d")
 
 
@@ -106,7 +108,12 @@ def _check_plans(model: Model, folder: Path) -> Iterator[Fault]:
             yield _missing(model, folder / name)
     there = sorted({name for name in (*named.values(), default) if (folder / name).is_file()})
     if not named and not there:
-        yield _missing(model, folder / default)
+        yield _fault(
+            model,
+            NO_PLAN,
+            f"there is no plan {_relative(model, folder / default)}, and cc_model_filenames names none",
+            "build one with TensorRT on the server's GPU (trtexec, or `coronanet export --fp16 --tensorrt`)",
+        )
     for name in there:
         yield from _check_plan(model, folder / name)
     # A plan's own tensors cannot be read without TensorRT and its GPU; the files it was built from often lie beside.
