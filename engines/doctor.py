@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "bench engines": ("onnxruntime",),
     "bench serving": ("tritonclient",),
     "bench table": (),
+    "bench triage": ("onnxruntime",),
     "demo": ("torch", "onnx", "onnxscript", "onnxruntime", "pytriton", "tritonclient"),
     "keygen": ("cryptography",),
     "doctor": (),

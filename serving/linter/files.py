@@ -30,6 +30,7 @@ def check_files(model: Model) -> Iterator[Fault]:
     yield from _check_versions(model)
     if model.is_ensemble:
         return
+    yield from _check_warm_up(model)
     if not model.backend:
         yield _fault(model, "backend", "nothing says what runs it", 'add backend: "onnxruntime" (or tensorrt, python)')
     for version in model.served:
@@ -50,6 +51,29 @@ def _check_versions(model: Model) -> Iterator[Fault]:
                 "version-missing",
                 f"version_policy asks for {_list(missing)}, there are {_list(model.on_disk)}",
                 f"make {model.name}/{missing[0]}/, or change the policy",
+            )
+
+
+def _check_warm_up(model: Model) -> Iterator[Fault]:
+    """A model whose warm-up sample it refuses is never loaded."""
+    declared = {tensor.name: tensor for tensor in model.config.input}
+    for sample in model.config.model_warmup if declared else ():
+        wrong = [f"the input {name}, which it lacks" for name in sorted(sample.inputs.keys() - declared.keys())]
+        needed = declared.keys() - sample.inputs.keys() - model.optional
+        wrong += [f"nothing for the input {name}" for name in sorted(needed)]
+        for name in sorted(sample.inputs.keys() & declared.keys()):
+            given, tensor = sample.inputs[name], declared[name]
+            fits = len(given.dims) == len(tensor.dims) and all(
+                wanted in (DYNAMIC, size) for size, wanted in zip(given.dims, tensor.dims, strict=True)
+            )
+            if type_name(given) != type_name(tensor) or not fits:
+                wrong.append(f"{name} as {type_name(given)} {list(given.dims)}")
+        if wrong:
+            yield _fault(
+                model,
+                "warm-up",
+                f'the warm-up sample "{sample.name}" has {", ".join(wrong)}',
+                "give it every input as it is declared, with a size for every axis",
             )
 
 

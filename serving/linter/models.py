@@ -140,9 +140,9 @@ def _backend(config: Any, folder: Path, versions: Iterable[int]) -> str:
     if config.WhichOneof("scheduling_choice") == "ensemble_scheduling":
         return "ensemble"
     if config.backend:
-        return config.backend
+        return str(config.backend)
     if config.platform:
-        return PLATFORMS.get(config.platform, config.platform)
+        return PLATFORMS.get(str(config.platform), str(config.platform))
     there = {path.name for version in versions for path in (folder / str(version)).iterdir()}
     there.add(config.default_model_filename)
     suffixes = {Path(file).suffix: backend for backend, file in FILES.items()}

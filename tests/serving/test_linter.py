@@ -212,6 +212,13 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
         edit("label", "default", "dynamic_batching { default_queue_policy { max_queue_size: 1 } }\ndefault"),
         "label", "queue-limit", "not the first step of chain",
     ),
+    "a warm-up of another shape": (
+        edit("scale", "dyn", 'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 dims: 4 } } }\ndyn'),
+        "scale", "warm-up", "x as FP32 [4]",
+    ),
+    "a warm-up that lacks an input": (
+        edit("label", "default", "model_warmup { batch_size: 1 }\ndefault"), "label", "warm-up", "for the input image",
+    ),
     "a cache that mixes up outputs": (
         edit("label", "default", 'output { name: "b" data_type: TYPE_FP32 } response_cache { enable: true }\ndefault'),
         "label", "cache-outputs", "gets the outputs of the first",

@@ -46,7 +46,7 @@ def test_what_ships_has_no_fault(repository: Path, run: Run) -> None:
 def test_what_ships_has_no_fault_in_any_target_once_it_has_plans(
     bundles: dict[TaskName, Bundle], choices: dict[TaskName, Choice], tmp_path: Path
 ) -> None:
-    planned = {task: _with_plan(bundle, tmp_path) for task, bundle in bundles.items()}
+    planned: dict[TaskName, Bundle] = {task: _with_plan(bundle, tmp_path) for task, bundle in bundles.items()}
     out = tmp_path / "triton_repo"
     fill_repository(planned, out, choices, triage_threshold=0.5, response_cache_mib=1)
     assert {target: lint_repository(out, None if target == "embedded" else target) for target in TARGETS} == {

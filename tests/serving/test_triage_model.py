@@ -55,8 +55,8 @@ def gated(server: TritonServer) -> Iterator[TritonEngine]:
 def executions(server: TritonServer) -> Executions:
     def count() -> dict[str, int]:
         with grpc_client.InferenceServerClient(server.address) as client:
-            statistics: Any = [client.get_inference_statistics(task).model_stats[0] for task in TASKS]
-        return {each.name: int(each.execution_count) for each in statistics}
+            statistics: list[Any] = [client.get_inference_statistics(task) for task in TASKS]
+        return {each.model_stats[0].name: int(each.model_stats[0].execution_count) for each in statistics}
 
     return count
 
