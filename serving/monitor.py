@@ -108,18 +108,13 @@ class Monitor:
 
     def canary_answered(self, seconds: float) -> None:
         """The canary got the right answer, in ``seconds``."""
-        with self._lock:
-            self._last, self._heard = Health(True), time.monotonic()
-        self._up.set(1)
+        self._become(Health(True))
         self._canaries.labels("answered").inc()
         self._latency.observe(seconds)
-        self._success.set_to_current_time()
 
     def canary_failed(self, reason: str) -> None:
         """The canary got a wrong answer or none; ``reason`` in one line, with nothing of a patient in it."""
-        with self._lock:
-            self._last, self._heard = Health(False, reason), time.monotonic()
-        self._up.set(0)
+        self._become(Health(False, reason))
         self._canaries.labels("failed").inc()
 
     def recovered(self, kind: Recovery, model: str = "") -> None:
@@ -131,6 +126,33 @@ class Monitor:
         with self._lock:
             self._gone = reason
         self._up.set(0)
+
+    def hear(self, event: str, /, **fields: str | int | float | bool | list[str] | None) -> None:
+        """An event of the watchdog, by its name: those that say how the server is, or what was done about it."""
+        reason, models = str(fields.get("reason") or event), fields.get("models")
+        names = models if isinstance(models, list) else []
+        match event:
+            case "well":
+                milliseconds = fields.get("canary_ms")
+                self.canary_answered(float(milliseconds) / 1000 if isinstance(milliseconds, int | float) else 0.0)
+            case "busy":  # late, but getting on with its work: as ready as it was
+                with self._lock:
+                    self._heard = time.monotonic()
+            case "ready" | "restarted":  # neither is said before a canary was right
+                self._become(Health(True))
+                if event == "restarted":
+                    self.recovered("server")
+            case "sick":
+                self.canary_failed(reason)
+            case "model_died" | "server_died":
+                self._become(Health(False, f"{event.replace('_', ' ')}: {', '.join(names) or reason}"))
+            case "model_back":
+                for name in names:
+                    self.recovered("model", name)
+            case "gave_up":
+                self.gave_up(reason)
+            case _:
+                pass
 
     def ready(self) -> Health:
         """Whether requests may come: what the last canary said, unless the watchdog has gone silent."""
@@ -146,6 +168,13 @@ class Monitor:
         """Whether waiting can help: the watchdog has not given up."""
         with self._lock:
             return Health(not self._gone, self._gone)
+
+    def _become(self, health: Health) -> None:
+        with self._lock:
+            self._last, self._heard = health, time.monotonic()
+        self._up.set(float(health.ok))
+        if health.ok:
+            self._success.set_to_current_time()
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"monitor": self})

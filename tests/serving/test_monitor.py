@@ -85,6 +85,29 @@ def test_what_prometheus_reads(monitor: Monitor) -> None:
     assert _sample(monitor, "coronanet_recoveries_total", kind="server", model="") == 1
 
 
+def test_the_events_of_a_watchdog_are_heard(monitor: Monitor) -> None:
+    monitor.hear("starting", repository="somewhere")
+    assert not monitor.ready().ok
+    monitor.hear("ready", seconds=3.1, pid=7)
+    assert monitor.ready().ok
+    monitor.hear("model_died", models=["lung_segmentation"])
+    assert monitor.ready().reason == "model died: lung_segmentation"
+    monitor.hear("model_back", models=["lung_segmentation"], seconds=1.5)
+    monitor.hear("well", reason="", models=[], canary_ms=21)
+    monitor.hear("busy", reason="late", models=[], canary_ms=15000)
+    assert monitor.ready().ok, "a busy server gets on with its work"
+    monitor.hear("sick", reason="wrong answer", models=[], canary_ms=3)
+    assert monitor.ready().reason == "wrong answer"
+    monitor.hear("server_died", reason="exit code -9")
+    monitor.hear("restarted", seconds=4.0)
+    assert monitor.ready().ok
+    assert _sample(monitor, "coronanet_recoveries_total", kind="model", model="lung_segmentation") == 1
+    assert _sample(monitor, "coronanet_recoveries_total", kind="server", model="") == 1
+    assert _sample(monitor, "coronanet_canary_seconds_sum") == pytest.approx(0.021)
+    monitor.hear("gave_up", reason="three restarts")
+    assert monitor.live().reason == "three restarts"
+
+
 def test_other_paths_say_which_there_are(monitor: Monitor) -> None:
     assert _get(monitor, "/") == (404, "expected /metrics, /health/ready or /health/live\n")
 
