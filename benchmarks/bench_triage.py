@@ -20,10 +20,12 @@ from ..engines.samples import LESION_KNOWN, Sample, Split
 from ..engines.truth import EFFUSION
 from ..model.card import StrictModel
 from ..model.errors import UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import TASKS, TaskName
 from .report import NOTICE
 
 Kind = Literal["lesion", "effusion"]
+#: What the gate is chosen with, so that it does not depend on the machine.
+CLASSIFIER = Choice("onnxruntime", "fp32")
 #: A gate is rounded down to so many digits, which never lets fewer slices through.
 DIGITS = 4
 
@@ -82,10 +84,14 @@ class GroupResult(StrictModel):
 
 
 class ServedResult(StrictModel):
-    """A group asked of both served models in turn: seconds in all, for every output, and the share that is saved."""
+    """A group or study asked of both served models in turn: seconds in all, for every output, and the share saved.
+
+    ``segmented`` of ``slices`` reach the gate that was chosen.
+    """
 
     group: str
     slices: int
+    segmented: int
     ensemble_s: float
     triage_s: float
     saved: float
@@ -116,13 +122,13 @@ def measure_triage(
 
     Args:
         bundles: of the classification and both lesion segmentations.
-        choices: how to run them.
+        choices: how to run the segmentations.
         split: training and validation slices of the classification and of the 3-class segmentation.
         target_sensitivity: the least share of infected slices that must pass, 0..1.
         advance: told what is being looked at.
     """
     known = [sample for sample in split.train if sample.supervision in LESION_KNOWN]
-    with Predictor.open(bundles["classification"], choices["classification"]) as classifier:
+    with Predictor.open(bundles["classification"], CLASSIFIER) as classifier:
         advance("training slices")
         train = [Seen(*_said(classifier, sample), int(sample.labels.astype(bool).sum())) for sample in known]
         with (
@@ -172,37 +178,53 @@ def choose_threshold(seen: Iterable[Seen], target_sensitivity: float) -> float:
 
 
 def measure_served(
-    samples: Sequence[Sample], ensemble: Engine, triage: Engine, *, advance: Callable[[str], object] = lambda _: None
+    slices: Sequence[tuple[str, NDArray[np.int16]]],
+    ensemble: Engine,
+    triage: Engine,
+    threshold: float,
+    *,
+    advance: Callable[[str], object] = lambda _: None,
 ) -> tuple[ServedResult, ...]:
     """How long both served models take for the slices of each group, one slice a request, in turns.
 
     Args:
-        samples: the slices.
+        slices: each with the name of its group, int16 HU ``[H, W]``.
         ensemble: the served ``coronanet``.
         triage: the served ``coronanet_triage``.
+        threshold: its gate.
         advance: told what is being looked at.
     """
-    seconds: dict[str, list[tuple[float, float]]] = {}
+    groups: dict[str, list[tuple[float, float, float]]] = {}
     for engine in (ensemble, triage):
-        _seconds(engine, samples[0].image)
-    for index, sample in enumerate(samples):
-        advance(f"served slices of {sample.group}")
-        pair = (ensemble, triage) if index % 2 else (triage, ensemble)
-        took = {id(engine): _seconds(engine, sample.image) for engine in pair}
-        seconds.setdefault(sample.group, []).append((took[id(ensemble)], took[id(triage)]))
+        _ask(engine, slices[0][1])
+    for index, (group, image) in enumerate(slices):
+        advance(f"served slices of {group}")
+        took: dict[int, float] = {}
+        probability = 0.0
+        for engine in (ensemble, triage) if index % 2 else (triage, ensemble):
+            took[id(engine)], probability = _ask(engine, image)
+        groups.setdefault(group, []).append((took[id(ensemble)], took[id(triage)], probability))
     results: list[ServedResult] = []
-    for group, times in seconds.items():
-        whole, gated = (sum(column) for column in zip(*times, strict=True))
+    for group, each in groups.items():
+        whole, gated, probabilities = np.array(each).T
         results.append(
-            ServedResult(group=group, slices=len(times), ensemble_s=whole, triage_s=gated, saved=1 - gated / whole)
+            ServedResult(
+                group=group,
+                slices=len(each),
+                segmented=int((probabilities >= threshold).sum()),
+                ensemble_s=float(whole.sum()),
+                triage_s=float(gated.sum()),
+                saved=float(1 - gated.sum() / whole.sum()),
+            )
         )
     return tuple(results)
 
 
-def _seconds(engine: Engine, image: NDArray[np.int16]) -> float:
+def _ask(engine: Engine, image: NDArray[np.int16]) -> tuple[float, float]:
+    """Seconds that a slice takes, and the probability that it is infected."""
     start = time.perf_counter()
-    engine.infer({"image": image[None]})
-    return time.perf_counter() - start
+    answer = engine.infer({"image": image[None]})
+    return time.perf_counter() - start, float(answer[TASKS["classification"].output][0, 0])
 
 
 def _said(classifier: Predictor, sample: Sample) -> tuple[str, Kind, float]:

@@ -28,6 +28,10 @@ def triage(
         str | None,
         typer.Option(metavar="HOST:PORT", help="gRPC address of a server with coronanet_triage: time both models."),
     ] = None,
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, help="With --server: a study to time as well, DICOM or NIfTI; may be repeated."),
+    ] = None,
     bundles: Annotated[Path | None, typer.Option("--bundles", help="Folder of the bundles.")] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the report to this JSON file.")] = None,
     as_json: JsonOption = False,
@@ -38,9 +42,13 @@ def triage(
     """
     from ..engines.datasets import load_split
     from ..engines.ranking import choose
+    from ..model.readers import read_inputs
     from .bench_triage import measure_served, measure_triage
     from .report import write_text
 
+    studies = study or []
+    if studies and server is None:
+        raise UsageError("--study is timed on a server: pass --server 127.0.0.1:8001 as well")
     folder = data_home(data)
     if folder is None:
         raise UsageError("bench triage needs drawn lesions: pass --data DIR or set CORONANET_DATA")
@@ -55,7 +63,9 @@ def triage(
             from ..engines.triton_engine import TritonEngine
 
             with TritonEngine(server) as ensemble, TritonEngine(server, model="coronanet_triage") as gated:
-                served = measure_served(split.validation, ensemble, gated, advance=status.update)
+                slices = [(sample.group, sample.image) for sample in split.validation]
+                slices += [(each.name, image) for each in read_inputs(studies) for image in each.image]
+                served = measure_served(slices, ensemble, gated, report.gate.threshold, advance=status.update)
             report = report.model_copy(update={"served": served})
     if out_file is not None:
         write_text(out_file, report.to_json())
@@ -89,8 +99,8 @@ def _print(report: "TriageReport") -> None:
     out.print(table)
     for each in report.served:
         out.print(
-            f"served, {each.group}: {each.slices} slices in {each.ensemble_s:.1f} s whole, {each.triage_s:.1f} s "
-            f"gated: {each.saved:.0%} saved",
+            f"served, {each.group}: {each.segmented} of {each.slices} slices segmented, {each.ensemble_s:.1f} s whole, "
+            f"{each.triage_s:.1f} s gated: {each.saved:.0%} saved",
             soft_wrap=True,
         )
     out.print(report.notice, soft_wrap=True)

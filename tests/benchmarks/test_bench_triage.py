@@ -8,7 +8,7 @@ import pytest
 from coronanet.benchmarks.bench_triage import Kind, Seen, choose_threshold, measure_served, measure_triage
 from coronanet.engines.base import EngineBase, Tensors
 from coronanet.engines.bundle import Bundle
-from coronanet.engines.predictor import IMAGE, Choice
+from coronanet.engines.predictor import IMAGE, Choice, ensemble_output
 from coronanet.engines.samples import Sample, Split
 from coronanet.engines.slices import phantom_slices
 from coronanet.model.errors import UsageError
@@ -82,24 +82,24 @@ def test_what_is_gated_away_is_lost(
     assert result.dice_gated == 0.0
 
 
-class _Slow(EngineBase):
-    """Answers after so many milliseconds."""
+class _Served(EngineBase):
+    """Says of a slice what its first pixel says."""
 
     def __init__(self, calls: list[str], name: str) -> None:
-        super().__init__((IMAGE,), (), 8)
+        super().__init__((IMAGE,), (ensemble_output("classification"),), 8)
         self.calls, self.name = calls, name
 
-    def infer(self, feeds: Tensors) -> dict[str, NDArray[np.uint8]]:
-        assert feeds["image"].shape[0] == 1
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        assert feeds["image"].shape == (1, 2, 2)
         self.calls.append(self.name)
-        return {}
+        return {"infected_probability": feeds["image"][:, :1, 0] / np.float32(100)}
 
 
-def test_both_served_models_take_turns(split: Split) -> None:
+def test_both_served_models_take_turns() -> None:
     calls: list[str] = []
-    results = measure_served(split.validation, _Slow(calls, "whole"), _Slow(calls, "gated"))
-    assert [result.group for result in results] == ["b", "plethora-2"]
-    assert [result.slices for result in results] == [2, 2]
+    slices = [(group, np.full((2, 2), value, np.int16)) for group, value in (("a", 5), ("a", 60), ("b", 70), ("b", 90))]
+    results = measure_served(slices, _Served(calls, "whole"), _Served(calls, "gated"), 0.5)
+    assert [(result.group, result.slices, result.segmented) for result in results] == [("a", 2, 1), ("b", 2, 2)]
     assert calls[:2] == ["whole", "gated"], "each is warmed up"
     assert calls[2:] == ["gated", "whole", "whole", "gated"] * 2
     for result in results:
