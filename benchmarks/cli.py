@@ -12,6 +12,7 @@ from .options import footer
 from .page.cli import report
 from .serving_cli import serving
 from .study_cli import study
+from .triage_cli import triage
 from .waterfall_cli import waterfall
 
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(study)
     bench.command()(table)
     bench.command()(report)
+    bench.command()(triage)
     app.add_typer(bench, name="bench")
 
 

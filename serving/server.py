@@ -356,6 +356,8 @@ class TritonServer:
             options["http-restricted-api"] = options["grpc-restricted-protocol"] = (
                 f"{RESTRICTED}:{secrets.token_hex(16)}={secrets.token_hex(16)}"
             )
+        if mib := read_index(snapshot).response_cache_mib:
+            options["cache-config"] = f"local,size={mib * 2**20}"
         python = {
             "shm-default-byte-size": SHM_BYTES,
             "shm-growth-byte-size": SHM_BYTES,
