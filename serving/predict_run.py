@@ -19,7 +19,7 @@ from ..engines.base import Engine
 from ..engines.machine import peak_memory_bytes
 from ..engines.places import BundleProvider
 from ..engines.predictor import Choice
-from ..model.errors import MissingPackageError, UsageError
+from ..model.errors import UsageError
 from ..model.readers import Reading, Unreadable, open_inputs
 from ..model.severity import SURROGATE_NOTE
 from ..model.study import Arriving
@@ -32,19 +32,19 @@ from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, tria
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey
+    from ..engines.triton_connection import Connection
 
 #: An ensemble that is ready, and what reports say about its networks.
 Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
 
 
 @contextmanager
-def served_ensemble(address: str, timeout_s: float) -> Generator[Ensemble]:
-    try:
-        from ..engines.triton_engine import TritonEngine
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "tritonclient", purpose="asking a server", extra="serve") from None
-    with TritonEngine(address, timeout_s=timeout_s) as engine:
-        yield engine, served_models()
+def served_ensemble(connection: "Connection", timeout_s: float) -> Generator[Ensemble]:
+    # Here, because the client of Triton is an extra.
+    from .client import Client
+
+    with Client(connection, timeout_s=timeout_s) as client:
+        yield client, served_models()
 
 
 @contextmanager
