@@ -30,7 +30,7 @@ from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
 from ..window_option import WINDOW, WindowCommand
-from .options import CalibrationMethod
+from .options import CalibrationMethod, Quantizer
 from .plan_target import plan_target
 from .shipped import PRETRAINED, export_all
 from .skew_cli import verify_server
@@ -86,6 +86,9 @@ def export_verb(
     calibration: Annotated[
         CalibrationMethod, typer.Option(help="How int8 reads its ranges from training slices.")
     ] = "min-max",
+    quantizer: Annotated[
+        Quantizer, typer.Option(help="Who quantizes: ONNX Runtime, or NVIDIA's ModelOpt where it is installed.")
+    ] = "onnxruntime",
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
     ] = MARGIN,
@@ -129,6 +132,7 @@ def export_verb(
             half=fp16,
             int8=int8,
             method=calibration,
+            quantizer=quantizer,
             margin=margin,
             rebuilds=rebuilds,
             targets=tuple(targets),

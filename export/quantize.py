@@ -42,6 +42,12 @@ def quantizable(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(names)
 
 
+def quantized_nodes(model: onnx.ModelProto) -> set[str]:
+    """The names of the convolutions and products whose input and weights come out of quantize / dequantize pairs."""
+    pairs = {output for node in model.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    return {node.name for node in model.graph.node if node.op_type in OPERATORS and pairs.issuperset(node.input[:2])}
+
+
 def quantize(
     network: Path, target: Path, ranges: TensorsData, *, kept: Collection[str], seven_bits: bool = False
 ) -> None:

@@ -15,7 +15,7 @@ from ..engines.places import ROOT, bundle_home
 from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
-from .options import CalibrationMethod, Wanted
+from .options import CalibrationMethod, Quantizer, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
@@ -79,6 +79,7 @@ def export_all(
     int8: bool = False,
     optional: bool = False,
     method: CalibrationMethod = "min-max",
+    quantizer: Quantizer = "onnxruntime",
     margin: float = MARGIN,
     rebuilds: int = 1,
     targets: Sequence[PlanTarget] = (),
@@ -91,7 +92,7 @@ def export_all(
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
+        optional, method, quantizer, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
         data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
@@ -107,6 +108,7 @@ def export_all(
         half=half,
         calibration=find_calibration(data, window) if int8 else None,
         method=method,
+        quantizer=quantizer,
         margin=margin,
         optional=optional,
         rebuilds=rebuilds,

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from coronanet.engines.bundle import Bundle, FileRecord, Precision, hash_file
+from coronanet.engines.bundle import Bundle, FileRecord, PlanTarget, Precision, hash_file
 from coronanet.engines.predictor import Choice, Predictor
 from coronanet.engines.slices import calibration_slices
 from coronanet.export.calibrate import calibrate
 from coronanet.export.half import convert_to_half
 from coronanet.export.making import onnx_name
+from coronanet.export.plan_target import plan_target
 from coronanet.export.quantize import quantize
 from coronanet.export.separate import separate_concatenations
 from coronanet.export.to_onnx import save_onnx
@@ -49,6 +50,13 @@ def quantise(source: Path, target: Path, options: dict[str, bool], *, leave_out:
         nodes_to_exclude=list(leave_out),
         extra_options=options,
     )
+
+
+@pytest.fixture(scope="session")
+def target() -> PlanTarget:
+    """A GPU that needs not be here: TensorRT-RTX builds plans for it."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    return plan_target("tensorrt_rtx", compute_capability="8.6")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 import pytest
 from coronanet.engines.bundle import Bundle, FileRecord, Gate, PlanTarget, Precision, TensorRecord, hash_file
-from coronanet.export.plan_target import plan_target
 from coronanet.export.to_tensorrt import build_plan, carry_plans
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
@@ -20,12 +19,6 @@ from .conftest import TENSORRT_TAKES, quantise
 
 RecordOf = Callable[[Path, Precision], FileRecord]
 LAST = "node_conv2d_22"
-
-
-@pytest.fixture(scope="module")
-def target() -> PlanTarget:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    return plan_target("tensorrt_rtx", compute_capability="8.6")
 
 
 def build(path: Path, precision: Precision, record_of: RecordOf, target: PlanTarget) -> FileRecord:
