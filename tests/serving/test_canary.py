@@ -15,6 +15,10 @@ LUNGS = np.zeros((1, 128, 128), np.uint8)
 LUNGS[:, 30:90, 20:110] = 1
 
 
+def _floats(*values: float) -> NDArray[np.float32]:
+    return np.array([values], np.float32)
+
+
 def _noisy(values: NDArray[np.float32], relative: float) -> NDArray[np.float32]:
     noise = RNG.normal(0, relative * float(np.sqrt(np.mean(values**2))), values.shape)
     return (values + noise).astype(np.float32)
@@ -38,9 +42,9 @@ def test_what_another_engine_or_precision_gives_is_right() -> None:
         (LUNGS, LUNGS * 2, "5400 pixels"),
         (LUNGS, LUNGS[:, :64], r"expected uint8 \[1, 128, 128\], got uint8 \[1, 64, 128\]"),
         (LUNGS, LUNGS.astype(np.float32), "got float32"),
-        (np.float32([[0.73]]), np.float32([[0.0]]), "0.73 off, expected at most 0.123"),
-        (np.float32([[0.73]]), np.float32([[np.nan]]), "nan off"),
-        (np.float32([[3, -4]]), np.float32([[0, 0]]), "off"),
+        (_floats(0.73), _floats(0), "0.73 off, expected at most 0.123"),
+        (_floats(0.73), _floats(np.nan), "nan off"),
+        (_floats(3, -4), _floats(0, 0), "off"),
     ],
     ids=["zeros", "shifted", "labels", "shape", "dtype", "probability", "nan", "logits"],
 )

@@ -1,7 +1,9 @@
 """Disks that are full, files that were changed, and a repository that is filled again under a running server."""
 
+import os
 import resource
 import shutil
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,7 +62,7 @@ def test_a_disk_that_is_full_costs_the_study_that_does_not_fit_and_no_other(
     assert predict(tmp_path / "full", large) == (["large"], []), "and with room again it goes on"
 
 
-def test_a_file_that_is_corrupted_under_a_running_server_ends_it_with_the_reason(
+def test_a_file_that_is_corrupted_under_a_running_server_ends_only_the_next_start(
     pair_repository: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "triton_repo"
@@ -70,10 +72,10 @@ def test_a_file_that_is_corrupted_under_a_running_server_ends_it_with_the_reason
         for file in (repository / "classification" / "1").glob("*.onnx"):
             with file.open("r+b") as stream:
                 stream.write(b"corrupted")
-        assert ask(served.address, slices(1)[0]) == expected, "what is loaded is not touched"
-        for process in model_processes(served.server):
-            if process.model == "classification":
-                process.kill()
+        served.busiest.kill()
+        served.until(lambda: served.seen("model_back"), BACK_S)
+        assert ask(served.address, slices(1)[0]) == expected, "a process is brought back from the server's own copy"
+        os.kill(served.server, signal.SIGKILL)
         assert served.process.wait(BACK_S) == 1
         said = (tmp_path / "stderr").read_text()
         assert "onnx is missing or was changed" in said
