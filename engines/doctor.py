@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "repository": ("onnxruntime",),
     "serve": ("onnxruntime", "pytriton", "tritonclient"),
     "bench engines": ("onnxruntime",),
+    "bench compare": (),
     "bench serving": ("tritonclient",),
     "bench table": (),
     "bench triage": ("onnxruntime",),

@@ -2,23 +2,20 @@
 
 import shlex
 import signal
-import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import JsonOption, emit_json, err, fail, out
+from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
-from ..model.errors import RefusedError, UsageError
+from ..model.errors import CoronanetError, UsageError
 from . import predict_cli, repository_cli
 from .repository_cli import BundlesOption, InstancesOption, fill, home_of, missing_package, provide
 
 if TYPE_CHECKING:
     from .server import TritonServer
-
-WATCH_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -34,11 +31,26 @@ def serve_verb(
     repository: Annotated[
         Path | None, typer.Option("--repository", help="Serve this filled repository as it stands.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535)] = 8000,
-    grpc_port: Annotated[int, typer.Option("--grpc-port", min=1, max=65535)] = 8001,
-    metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535)] = 8002,
+    host: Annotated[str, typer.Option("--host", help="An address of this machine; loopback alone is safe.")] = (
+        "127.0.0.1"
+    ),
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let --host be an address that other machines can reach.")
+    ] = False,
+    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0: any that is free.")] = 8001,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", min=0, max=65535, help="0: any that is free.")] = 8002,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Triton's log; events are beside it. None: in the user's cache.")
+    ] = None,
+    exit_timeout_s: Annotated[
+        int, typer.Option("--exit-timeout", min=1, help="Seconds that accepted requests may take to finish at the end.")
+    ] = 10,
     instances: InstancesOption = 2,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Let clients trace requests to this file, as `bench waterfall` does."),
+    ] = None,
     require_signature: RequireSignatureOption = None,
     container: Annotated[
         bool, typer.Option("--container", help="Start nothing: print the `docker run` that serves it on a GPU.")
@@ -65,26 +77,48 @@ def serve_verb(
             fill(provide(ctx.obj, bundles, key), home, instances)
         _print_container(home, host, (http_port, grpc_port, metrics_port), as_json)
         return
-    server = _server(home, host, http_port, grpc_port, metrics_port)
+    server = _server(
+        home,
+        host,
+        (http_port, grpc_port, metrics_port),
+        log=log,
+        trace=trace,
+        exit_timeout_s=exit_timeout_s,
+        allow_remote=allow_remote,
+    )
     server.check_machine()
     if repository is None:
         fill(provide(ctx.obj, bundles, key), home, instances)
-    with err.status(f"starting Triton; its log: {server.log}"):
-        server.start()
+    _run(server, as_json)
+
+
+def _run(server: "TritonServer", as_json: bool) -> None:
+    from .addresses import REMOTE_WARNING, is_loopback
+    from .serve import serve
+
+    if not is_loopback(server.host):
+        warn(REMOTE_WARNING)
+    is_ready = False
+    starting = err.status(f"starting Triton; its log: {server.log}")
+
+    def ready(events: Path) -> None:
+        nonlocal is_ready
+        is_ready = True
+        starting.stop()
+        _announce(server, events, as_json)
+
     try:
-        _announce(server, as_json)
-        while True:
-            time.sleep(WATCH_S)
-            server.check()
-    except RefusedError as error:
-        if not as_json:
+        with starting:
+            serve(server, ready)
+    except CoronanetError as error:
+        if not (as_json and is_ready):
             raise
         # What --json promises on stdout is one object, and that was printed when the server was ready.
         fail(str(error))
         raise typer.Exit(error.exit_code) from None
     finally:
-        server.stop()
-        err.print("stopped")
+        if is_ready:
+            err.print("stopped")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler
@@ -94,7 +128,7 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the s
     raise SystemExit(0)
 
 
-def _announce(server: "TritonServer", as_json: bool) -> None:
+def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
     ready = {
         "grpc": server.address,
         "http": server.http_address,
@@ -102,6 +136,7 @@ def _announce(server: "TritonServer", as_json: bool) -> None:
         "model": "coronanet",
         "repository": str(server.repository),
         "log": str(server.log),
+        "events": str(events),
         "pid": server.pid,
     }
     if as_json:
@@ -130,9 +165,27 @@ def _print_container(home: Path, host: str, ports: tuple[int, int, int], as_json
         typer.echo(shlex.join(command))
 
 
-def _server(repository: Path, host: str, http: int, grpc: int, metrics: int) -> "TritonServer":
+def _server(
+    repository: Path,
+    host: str,
+    ports: tuple[int, int, int],
+    *,
+    log: Path | None,
+    trace: Path | None,
+    exit_timeout_s: int,
+    allow_remote: bool,
+) -> "TritonServer":
     try:
-        from .server import Ports, TritonServer
+        from .addresses import Ports
+        from .server import TritonServer
     except ModuleNotFoundError as error:
         raise missing_package(error) from None
-    return TritonServer(repository, host=host, ports=Ports(http, grpc, metrics))
+    return TritonServer(
+        repository,
+        host=host,
+        ports=Ports(*ports),
+        log=log,
+        trace=trace,
+        exit_timeout_s=exit_timeout_s,
+        allow_remote=allow_remote,
+    )
