@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..engines.base import Engine
 from ..engines.bundle import Bundle
+from ..engines.datasets import SOURCES
 from ..engines.predictor import Choice, Predictor
 from ..engines.samples import LESION_KNOWN, Sample, Split
 from ..engines.truth import EFFUSION
@@ -149,7 +150,7 @@ def measure_triage(
             sensitivity=float(np.mean(np.array(infected) >= gate)),
             slices=len(lesions),
             infected=len(infected),
-            sources=split.sources,
+            sources=tuple(name for name, _ in SOURCES["classification"] if name in split.sources),
             data_sha256=split.sha256,
             weights_sha256=weights,
         ),

@@ -12,10 +12,14 @@ from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..model.errors import CoronanetError, UsageError
 from . import predict_cli, repository_cli
+from .addresses import check_host
 from .repository_cli import BundlesOption, InstancesOption, fill, home_of, missing_package, provide
 
 if TYPE_CHECKING:
     from .server import TritonServer
+
+#: Beside Triton's own 8000, 8001 and 8002.
+DEFAULT_HEALTH_PORT = 8003
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +44,16 @@ def serve_verb(
     http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0: any that is free.")] = 8000,
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0: any that is free.")] = 8001,
     metrics_port: Annotated[int, typer.Option("--metrics-port", min=0, max=65535, help="0: any that is free.")] = 8002,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            "--health-port",
+            min=0,
+            max=65535,
+            help="Health and metrics of the watchdog. 8003; any that is free where --metrics-port was moved.",
+            show_default=False,
+        ),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Triton's log; events are beside it. None: in the user's cache.")
     ] = None,
@@ -73,6 +87,7 @@ def serve_verb(
     key = load_public_key(require_signature)
     home = home_of(repository, bundles, instances)
     if container:
+        check_host(host, allow_remote=allow_remote)
         if repository is None:
             fill(provide(ctx.obj, bundles, key), home, instances)
         _print_container(home, host, (http_port, grpc_port, metrics_port), as_json)
@@ -89,13 +104,18 @@ def serve_verb(
     server.check_machine()
     if repository is None:
         fill(provide(ctx.obj, bundles, key), home, instances)
-    _run(server, as_json)
+    _run(server, (DEFAULT_HEALTH_PORT if metrics_port == 8002 else 0) if health_port is None else health_port, as_json)
 
 
-def _run(server: "TritonServer", as_json: bool) -> None:
+def _run(server: "TritonServer", health_port: int, as_json: bool) -> None:
     from .addresses import REMOTE_WARNING, is_loopback
-    from .serve import serve
 
+    try:
+        from .monitor import Monitor
+        from .serve import serve
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from None
+    monitor = Monitor(server.host, health_port)
     if not is_loopback(server.host):
         warn(REMOTE_WARNING)
     is_ready = False
@@ -105,11 +125,11 @@ def _run(server: "TritonServer", as_json: bool) -> None:
         nonlocal is_ready
         is_ready = True
         starting.stop()
-        _announce(server, events, as_json)
+        _announce(server, monitor.address, events, as_json)
 
     try:
         with starting:
-            serve(server, ready)
+            serve(server, monitor, ready)
     except CoronanetError as error:
         if not (as_json and is_ready):
             raise
@@ -128,11 +148,12 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the s
     raise SystemExit(0)
 
 
-def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
+def _announce(server: "TritonServer", health: str, events: Path, as_json: bool) -> None:
     ready = {
         "grpc": server.address,
         "http": server.http_address,
         "metrics": server.metrics_address,
+        "health": health,
         "model": "coronanet",
         "repository": str(server.repository),
         "log": str(server.log),
@@ -144,7 +165,7 @@ def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
     else:
         out.print(
             f"ready: model coronanet, gRPC {server.address}, HTTP {server.http_address}, "
-            f"metrics {server.metrics_address}; Ctrl-C stops",
+            f"metrics {server.metrics_address}, health {health}; Ctrl-C stops",
             soft_wrap=True,
         )
 

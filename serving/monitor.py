@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..model.errors import UsageError
+from ..model.tasks import TaskName
 
-#: Beside Triton's 8000, 8001 and 8002.
-PORT = 8003
 #: A watchdog that has said nothing for so long is stuck, and "ready" is no longer known. A canary may take 30 s.
 STALE_AFTER_S = 90.0
 #: A caller that sends or reads nothing for so long is let go.
@@ -48,8 +47,7 @@ class Monitor:
 
     Args:
         host: where to listen; loopback unless told otherwise.
-        port: 0 takes any free one, see ``address``.
-        bundles: what is served: task -> hash of its bundle, for ``coronanet_bundle_info``.
+        port: 0 takes any that is free, see ``address``.
         stale_after_s: how long a canary's answer counts, in seconds.
 
     Entering raises:
@@ -59,9 +57,8 @@ class Monitor:
     def __init__(
         self,
         host: str = "127.0.0.1",
-        port: int = PORT,
+        port: int = 0,
         *,
-        bundles: Mapping[str, str] | None = None,
         stale_after_s: float = STALE_AFTER_S,
     ) -> None:
         self._host, self._port, self._stale_after_s = host, port, stale_after_s
@@ -92,9 +89,9 @@ class Monitor:
             ["kind", "model"],
             registry=self.registry,
         )
-        info = Gauge("coronanet_bundle_info", "What is served; always 1.", ["task", "sha256"], registry=self.registry)
-        for task, sha256 in (bundles or {}).items():
-            info.labels(task, sha256).set(1)
+        self._served = Gauge(
+            "coronanet_bundle_info", "What is served; always 1.", ["task", "sha256"], registry=self.registry
+        )
         # A series that exists from the start shows its first increase.
         for result in ("answered", "failed"):
             self._canaries.labels(result)
@@ -105,6 +102,11 @@ class Monitor:
         """``HOST:PORT`` that it listens on."""
         port = self._http.server_address[1] if self._http else self._port
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+    def serves(self, bundles: Mapping[TaskName, str]) -> None:
+        """What is served: task -> hash of its bundle."""
+        for task, sha256 in bundles.items():
+            self._served.labels(task, sha256).set(1)
 
     def canary_answered(self, seconds: float) -> None:
         """The canary got the right answer, in ``seconds``."""
@@ -184,7 +186,7 @@ class Monitor:
             reason = "in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
             raise UsageError(
                 f"port {self._port} on {self._host} cannot be used for health and metrics ({reason}): stop what "
-                "listens there, or choose another with --health-port"
+                "listens there, or choose another with --health-port (0: any that is free)"
             ) from None
         threading.Thread(target=self._http.serve_forever, name="monitor", daemon=True).start()
         return self

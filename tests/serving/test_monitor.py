@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 @pytest.fixture
 def monitor() -> Iterator[Monitor]:
-    with Monitor(port=0, bundles={"classification": "abc"}) as running:
+    with Monitor(port=0) as running:
+        running.serves({"classification": "abc"})
         yield running
 
 

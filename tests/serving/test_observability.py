@@ -36,7 +36,8 @@ def _queries() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def exposed(triton_server: TritonServer) -> set[str]:
     """The names of every sample of a live Triton and of a watchdog beside it."""
-    with Monitor(port=0, bundles={"classification": "abc"}) as monitor:
+    with Monitor(port=0) as monitor:
+        monitor.serves({"classification": "abc"})
         monitor.canary_answered(0.02)
         texts = [_read(triton_server.metrics_address), _read(monitor.address)]
     families = [family for text in texts for family in text_string_to_metric_families(text)]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,10 @@ def test_it_answers_when_it_says_ready_and_stops_cleanly(small_repository: Path,
         with TritonEngine(ready["grpc"], model=ready["model"]) as engine:
             answer = engine.infer({"image": np.zeros((1, 64, 64), np.int16)})
         assert answer.keys() == {"infected_probability"}
+        with urllib.request.urlopen(f"http://{ready['health']}/health/ready", timeout=10) as health:
+            assert json.loads(health.read()) == {"ok": True, "reason": ""}
+        with urllib.request.urlopen(f"http://{ready['health']}/metrics", timeout=10) as metrics:
+            assert b'coronanet_bundle_info{sha256="' in metrics.read()
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout is not None
