@@ -152,10 +152,10 @@ def _serve(
 
 
 def _predict(address: str, studies: "Iterator[Study | Unreadable]", folder: Path) -> "Outcome":
-    from .engines.triton_engine import TritonEngine
+    from .serving.client import Client
     from .serving.predict import predict_studies, served_models
 
-    with TritonEngine(address) as engine, err.status("asking the server") as status:
+    with Client(address) as engine, err.status("asking the server") as status:
 
         def progress(name: str, done: int, total: int) -> None:
             status.update(f"{escape(name)}: slice {done} of {total}")

@@ -121,8 +121,9 @@ def decide(engine: Engine, study: Study, *, progress: Progress | None = None) ->
     step = max(1, min(engine.max_batch, BATCH, BATCH_BYTES // study.image[0].nbytes))
     wanted = [task.output for task in TASKS.values()]
     whole: dict[str, NDArray[Any]] = {}
-    for start in range(0, count, step):
-        part = engine.infer({"image": np.ascontiguousarray(study.image[start : start + step])})
+    starts = range(0, count, step)
+    parts = engine.infer_each({"image": np.ascontiguousarray(study.image[start : start + step])} for start in starts)
+    for start, part in zip(starts, parts, strict=True):
         if missing := [name for name in wanted if name not in part]:
             raise UsageError(f"the ensemble gives no {', '.join(missing)}: expected {', '.join(wanted)}")
         for name in wanted:

@@ -17,7 +17,7 @@ from ..console import emit_json, err, fail, out, warn
 from ..engines.base import Engine
 from ..engines.places import BundleProvider
 from ..engines.predictor import Choice, LocalEnsemble
-from ..model.errors import MissingPackageError, UsageError
+from ..model.errors import UsageError
 from ..model.readers import Reading, Unreadable, try_inputs
 from ..model.severity import SURROGATE_NOTE
 from ..model.study import Study
@@ -30,19 +30,19 @@ from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, tria
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey
+    from ..engines.triton_connection import Connection
 
 #: An ensemble that is ready, and what reports say about its networks.
 Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
 
 
 @contextmanager
-def served_ensemble(address: str, timeout_s: float) -> Generator[Ensemble]:
-    try:
-        from ..engines.triton_engine import TritonEngine
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "tritonclient", purpose="asking a server", extra="serve") from None
-    with TritonEngine(address, timeout_s=timeout_s) as engine:
-        yield engine, served_models()
+def served_ensemble(connection: "Connection", timeout_s: float) -> Generator[Ensemble]:
+    # Here, because the client of Triton is an extra.
+    from .client import Client
+
+    with Client(connection, timeout_s=timeout_s) as client:
+        yield client, served_models()
 
 
 @contextmanager
