@@ -117,10 +117,10 @@ def loosest(bundle: Bundle) -> Precision:
 def models_behind(steps: Sequence[ServedStep], output: str) -> dict[Graph, str]:
     """The models that make an output of an ensemble, as far as they are a chain of our three graphs."""
     writers = {tensor: step for step in steps for tensor in step.writes.values()}
+    reads_of: dict[Graph, str] = {"decide": "logits", "network": "pixels", "preprocess": "image"}
     models: dict[Graph, str] = {}
     tensor = output
-    graph: Graph
-    for graph, reads in (("decide", "logits"), ("network", "pixels"), ("preprocess", "image")):
+    for graph, reads in reads_of.items():
         step = writers.get(tensor)
         if step is None or reads not in step.reads:
             break

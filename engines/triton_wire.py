@@ -18,6 +18,20 @@ from .triton_connection import Connection
 MAX_REQUEST_BYTES = 64 * 2**20
 DTYPES = {"INT16": "int16", "FP32": "float32", "UINT8": "uint8"}
 TRITON_TYPES = {dtype: name for name, dtype in DTYPES.items()}
+RESOLVING = "errors resolving"
+#: How gRPC itself, on either side, says that there is no connection or no longer one; a status does not tell.
+NO_CONNECTION = (
+    "ailed to connect",
+    "backends failing",
+    RESOLVING,
+    "Socket closed",
+    "Connection re",
+    "recvmsg",
+    "GOAWAY",
+    "Broken pipe",
+    "Cancelling all calls",
+    "http1",
+)
 
 
 def message(name: str) -> Any:
@@ -111,7 +125,8 @@ def can_pass(error: grpc.RpcError) -> bool:
     """
     if status_of(error) == "INTERNAL":
         return "Stub process" in details_of(error) and "is not healthy" in details_of(error)
-    return status_of(error) == "UNAVAILABLE"
+    # Nobody here cancels a request and then looks at its status: a server that is being stopped does.
+    return status_of(error) in ("UNAVAILABLE", "CANCELLED")
 
 
 class UnansweredError(UsageError):
@@ -130,9 +145,10 @@ def failure(
                 f"the Triton server at {address} asks for a key ({details}): put NAME=VALUE into the environment as "
                 "CORONANET_SERVER_KEY, or into a file and give --server-key"
             )
-        # A server that is up says so of a model.
-        case "UNAVAILABLE" if "model" not in details:
+        case "UNAVAILABLE" if any(words in details for words in NO_CONNECTION):
             return UnansweredError(_unreachable(details, connection) + tried)
+        case "CANCELLED":
+            return UnansweredError(f"the Triton server at {address} gave the request up: is it being stopped?{tried}")
         case "DEADLINE_EXCEEDED":
             return UnansweredError(f"the Triton server at {address} did not answer within {timeout_s:g} s")
         case _:
@@ -152,6 +168,8 @@ def _unreachable(details: str, connection: Connection) -> str:
             f"what answers at {address} is not gRPC: give the gRPC port, 8001 unless it was moved, and --tls-root "
             "where the server speaks TLS"
         )
+    if RESOLVING in details:
+        return f"no machine is known by the name of {address}: expected HOST:PORT, such as 127.0.0.1:8001"
     return f"no Triton server answers at {address}: start one with `coronanet serve`"
 
 

@@ -352,10 +352,10 @@ def _builder(name: str) -> "Builder":
 
 def _precision(name: str | None) -> Precision | None:
     names: tuple[Precision, ...] = get_args(Precision)
-    chosen = next((known for known in names if known == name), None)
-    if name is not None and chosen is None:
+    chosen = [known for known in names if known == name]
+    if name is not None and not chosen:
         raise UsageError(f"no precision '{name}': expected one of {', '.join(names)}")
-    return chosen
+    return chosen[0] if chosen else None
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:
