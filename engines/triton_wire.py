@@ -162,12 +162,14 @@ def failure(
 
 def _unreachable(details: str, connection: Connection) -> str:
     address = connection.address
-    if connection.tls is not None and any(word in details.lower() for word in ("ssl", "tls", "certificate")):
+    if connection.tls is not None:
         return (
             f"no encrypted connection to {address} ('{details}'): expected a server that speaks TLS there, whose "
             "certificate is for this name and of --tls-root, and that takes --tls-certificate where it asks for one"
         )
-    if "http1" in details or ("ailed to connect" in details and "Socket closed" in details):
+    # At the first connection, that is; a server that goes away later closes its socket too.
+    first = "ailed to connect" in details or "backends failing" in details
+    if "http1" in details or (first and "Socket closed" in details):
         return (
             f"what answers at {address} is not gRPC: give the gRPC port, 8001 unless it was moved, and --tls-root "
             "where the server speaks TLS"

@@ -50,7 +50,7 @@ def _change_resize(model: onnx.ModelProto) -> None:
 
 
 def _change_threshold(model: onnx.ModelProto) -> None:
-    """Logits that are one too high before they are decided."""
+    """Logits that are one too high when they are decided."""
     shift = numpy_helper.from_array(np.float32(1.0), "shift")
     model.graph.initializer.append(shift)
     for node in model.graph.node:
