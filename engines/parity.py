@@ -14,7 +14,8 @@ from .bundle import Evidence, Graph, Precision
 from .predictor import Predictor
 from .slices import GateSlices
 
-#: Largest difference of a pixel after preprocessing, on values of about +-2; float32 resizing differs by rounding.
+#: Largest difference of a pixel after preprocessing, on values of about +-2, and of a probability after the decision
+#: alone; float32 arithmetic differs by rounding.
 PIXEL_TOLERANCE = 1e-3
 #: Labels with fewer pixels in the reference are not judged by their Dice: a few flips would decide.
 LEAST_PIXELS = 2000
@@ -119,10 +120,12 @@ def hold(graph: Graph | None, reference: Reference, found: Iterable[Found], prec
     is_mask = reference.card.spec.is_segmentation
     shares = _dice_by_label(decisions, reference) if is_mask else {}
     tolerance = TOLERANCES[precision]
+    # A sigmoid of the reference's own logits differs by rounding.
+    allowed = PIXEL_TOLERANCE if graph == "decide" else tolerance.probability
     reason = (
         _refusal(graph, worst, float(np.mean(equal)), tolerance.labels * reference.card.tolerance)
         or _refused_labels(shares, tolerance.dice)
-        or ("" if is_mask else _refused_probability(decisions, reference, tolerance.probability))
+        or ("" if is_mask else _refused_probability(decisions, reference, allowed))
     )
     evidence = Evidence(
         reference=reference.name,

@@ -7,9 +7,12 @@ slices themselves.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
+from ..model.card import Card
 from ..model.errors import CoronanetError
 from ..model.tasks import TaskName
 from .base import Engine, Tensors
@@ -17,6 +20,7 @@ from .bundle import Bundle, Evidence, Graph, Precision, Verdict
 from .parity import TOLERANCES, Answer, Found, Reference, compare, hold
 from .predictor import Choice, Predictor, reference_of
 from .retry import Retry
+from .samples import Sample
 from .slices import GateSlices
 from .triton_connection import Connection
 from .triton_engine import ENSEMBLE, TIMEOUT_S, TritonEngine
@@ -85,7 +89,7 @@ def hold_server(
         whole = stack.enter_context(ask())
         progress(f"{task}: {choice}")
         predictor = stack.enter_context(Predictor.open(bundle, choice))
-        reference = Reference.of(predictor, bundle.card, slices, name=str(choice))
+        reference = Reference.of(predictor, bundle.card, off_grid(slices, bundle.card), name=str(choice))
         progress(f"{task}: bundle")
         held = [_hold_bundle(bundle, reference, choice)]
         if output not in {spec.name for spec in whole.outputs}:
@@ -104,6 +108,20 @@ def hold_server(
         progress(f"{task}: ensemble")
         evidence = _hold_served(None, partial(ask, outputs=[output]), predictor, reference, allowed)
     return (*held, Held(task, "ensemble", ENSEMBLE, evidence))
+
+
+def off_grid(slices: GateSlices, card: Card) -> GateSlices:
+    """The slices, those on the network's own grid cut smaller: a wrong resize does nothing to them."""
+    own = (card.geometry.height, card.geometry.width)
+    samples = tuple(_cut(sample) if sample.image.shape == own else sample for sample in slices.samples)
+    return replace(slices, samples=samples)
+
+
+def _cut(sample: Sample) -> Sample:
+    rows, columns = sample.image.shape
+    part = np.s_[: rows - rows // 8, : columns - columns // 6]
+    lung = None if sample.lung is None else sample.lung[part]
+    return replace(sample, image=np.ascontiguousarray(sample.image[part]), labels=sample.labels[part], lung=lung)
 
 
 def loosest(bundle: Bundle) -> Precision:

@@ -18,6 +18,8 @@ from .triton_connection import Connection
 MAX_REQUEST_BYTES = 64 * 2**20
 DTYPES = {"INT16": "int16", "FP32": "float32", "UINT8": "uint8"}
 TRITON_TYPES = {dtype: name for name, dtype in DTYPES.items()}
+#: How Triton refuses a call of a restricted protocol; its status is the same as that of a server that is away.
+RESTRICTED = "protocol is restricted"
 RESOLVING = "errors resolving"
 #: How gRPC itself, on either side, says that there is no connection or no longer one; a status does not tell.
 NO_CONNECTION = (
@@ -125,6 +127,8 @@ def can_pass(error: grpc.RpcError) -> bool:
     """
     if status_of(error) == "INTERNAL":
         return "Stub process" in details_of(error) and "is not healthy" in details_of(error)
+    if RESTRICTED in details_of(error):
+        return False
     # Nobody here cancels a request and then looks at its status: a server that is being stopped does.
     return status_of(error) in ("UNAVAILABLE", "CANCELLED")
 
@@ -140,7 +144,7 @@ def failure(
     address, details = connection.address, details_of(error)
     tried = f" (tried {attempts} times in {timeout_s:g} s)" if attempts > 1 else ""
     match status_of(error):
-        case "UNAVAILABLE" if "restricted" in details:
+        case "UNAVAILABLE" if RESTRICTED in details:
             return UsageError(
                 f"the Triton server at {address} asks for a key ({details}): put NAME=VALUE into the environment as "
                 "CORONANET_SERVER_KEY, or into a file and give --server-key"
@@ -158,12 +162,14 @@ def failure(
 
 def _unreachable(details: str, connection: Connection) -> str:
     address = connection.address
-    if connection.tls is not None and any(word in details.lower() for word in ("ssl", "tls", "certificate")):
+    if connection.tls is not None:
         return (
             f"no encrypted connection to {address} ('{details}'): expected a server that speaks TLS there, whose "
             "certificate is for this name and of --tls-root, and that takes --tls-certificate where it asks for one"
         )
-    if "http1" in details or ("ailed to connect" in details and "Socket closed" in details):
+    # At the first connection, that is; a server that goes away later closes its socket too.
+    first = "ailed to connect" in details or "backends failing" in details
+    if "http1" in details or (first and "Socket closed" in details):
         return (
             f"what answers at {address} is not gRPC: give the gRPC port, 8001 unless it was moved, and --tls-root "
             "where the server speaks TLS"

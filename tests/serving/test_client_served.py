@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +34,16 @@ KEY = ("infer-key", "s3cret=value")
 
 
 def _runs(address: str) -> dict[str, int]:
-    """How often each model has run."""
+    """How often each model has run; a server counts a moment after it has answered."""
+    runs: dict[str, int] = {}
     with grpc_client.InferenceServerClient(address) as client:
-        statistics = client.get_inference_statistics()
-    return {model.name: int(model.execution_count) for model in statistics.model_stats}  # pyright: ignore
+        while True:
+            before = runs
+            statistics: Any = client.get_inference_statistics()
+            runs = {model.name: int(model.execution_count) for model in statistics.model_stats}
+            if runs == before:
+                return runs
+            time.sleep(0.3)
 
 
 def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
@@ -104,9 +111,10 @@ def test_after_a_cancel_no_later_step_starts(triton_server: TritonServer, held: 
 @contextmanager
 def _stopped(server: TritonServer, model: str) -> Generator[None]:
     """The processes of a model held still for a moment."""
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    path = str(server.repository / model / "1")
-    pids = [int(line.split()[0]) for line in listed.splitlines() if "python_backend_stub" in line and path in line]
+    command = ["ps", "-eww", "-o", "pid=,pgid=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    pids = [int(pid) for pid, group, args in rows if int(group) == server.pid and f"/{model}/1/model.py" in args]
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -49,7 +50,7 @@ def _change_resize(model: onnx.ModelProto) -> None:
 
 
 def _change_threshold(model: onnx.ModelProto) -> None:
-    """Logits that are one too high before they are decided."""
+    """Logits that are one too high when they are decided."""
     shift = numpy_helper.from_array(np.float32(1.0), "shift")
     model.graph.initializer.append(shift)
     for node in model.graph.node:
@@ -155,14 +156,19 @@ def _verify(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
 def test_verify_says_so_for_people_and_programs(
     triton_server: TritonServer,
     bundles: dict[TaskName, Bundle],
-    synthetic_data: Path,
+    slices: GateSlices,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["--server", triton_server.address, "--data", str(synthetic_data), "--json"]
-    code, out, error = _verify(arguments, capsys)
+    (tmp_path / "images").mkdir()
+    grey = np.clip((slices.images[0].astype(np.float32) + 1350) * (255 / 1500), 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "images" / "one.png"), grey[::4, ::4])
+    arguments = ["--server", triton_server.address, "--data", str(tmp_path), "--window", "lung"]
+    code, out, error = _verify([*arguments, "--json"], capsys)
     answer = json.loads(out)
     assert (code, answer["exit_code"], answer["verdict"], answer["refusals"]) == (0, 0, "passed", []), error
     assert {each["task"] for each in answer["held"]} == set(TASK_NAMES)
+    assert {each["slices"] for each in answer["held"]} == {1}
     assert not answer["synthetic"]
 
 
