@@ -47,7 +47,7 @@ def details_table(report: EngineReport) -> Table:
         "Start, memory and roof",
         "Each start in a process of its own. Roof: least time of the layers, and its share of p50.",
         ("model", "engine", ""),
-        ("load ms", "first ms", "peak MB", "GFLOP", "roof ms", "share"),
+        ("load ms", "first", "peak MB", "GFLOP", "roof ms", "share"),
     )
     for group in _groups(report.results):
         for place, result in enumerate(group):
