@@ -179,7 +179,7 @@ def test_the_verb_writes_page_and_sheet(
     assert code == 0
     assert json.loads(out)["reports"] == ["bench engines", "bench serving", "bench waterfall"]
     assert page.read_text(encoding="utf-8") == build_page(reports)
-    rows = list(csv.DictReader(sheet.open()))
+    rows = list(csv.DictReader(sheet.read_text().splitlines()))
     assert [row["verb"] for row in rows] == ["bench engines", *["bench serving"] * 4, *["bench waterfall"] * 2]
     assert [row["loop"] for row in rows] == ["", "closed", "closed", "open", "open", "closed", "closed"]
     assert rows[0]["p50_ms"] == "11.5"
