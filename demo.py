@@ -139,8 +139,9 @@ def _serve(
     standard: bool,
 ) -> "tuple[Outcome, ServingReport]":
     """Fill the repository, start its server, and while it runs predict and measure."""
+    from .serving.addresses import Ports
     from .serving.repository import embedded_choices, fill_repository, repository_home
-    from .serving.server import Ports, TritonServer
+    from .serving.server import TritonServer
 
     repository = repository_home(None, standard=standard)
     fill_repository(bundles, repository, embedded_choices(bundles, choices))
@@ -153,10 +154,10 @@ def _serve(
 
 
 def _predict(address: str, studies: "Iterator[Study | Unreadable]", folder: Path) -> "Outcome":
-    from .engines.triton_engine import TritonEngine
+    from .serving.client import Client
     from .serving.predict import predict_studies, served_models
 
-    with TritonEngine(address) as engine, err.status("asking the server") as status:
+    with Client(address) as engine, err.status("asking the server") as status:
 
         def progress(name: str, done: int, total: int) -> None:
             status.update(f"{escape(name)}: slice {done} of {total}")
@@ -187,16 +188,17 @@ def _bench_serving(
 
 
 def _bench_engines(bundles: Mapping[TaskName, Bundle]) -> "EngineReport":
-    from .benchmarks.bench_engines import candidates, measure_engines
+    from .benchmarks.bench_engines import measure_engines
     from .benchmarks.inputs import phantom_slices
     from .benchmarks.timing import Plan, WarmUpRule
+    from .benchmarks.ways import all_ways
     from .engines.ranking import read_ranking
 
     precisions: tuple[Precision, ...] = get_args(Precision)
     with err.status("measuring") as status:
         return measure_engines(
             bundles,
-            candidates(BACKENDS, precisions, threads=None),
+            all_ways(BACKENDS, precisions, threads=None),
             [1],
             phantom_slices(),
             plan=Plan(ENGINE_REPEATS, ENGINE_SECONDS),

@@ -18,8 +18,12 @@ Floats = NDArray[np.float64]
 
 #: No smaller difference is ever called one: two openings of one engine differ by as much, by where their memory lies.
 LEAST_FLOOR = 0.02
+#: The same for two runs that were not interleaved, of which a yardstick says how the machine moved between them, and
+#: for two of which nothing does.
+LEAST_FLOOR_APART = 0.03
+LEAST_FLOOR_UNKNOWN = 0.1
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+RESAMPLES = 1000
 #: Fewer rounds than this say nothing about their own noise.
 LEAST_ROUNDS = 4
 SEED = 0
@@ -85,25 +89,56 @@ def noise_floor(rounds_ns: Sequence[Sequence[int]]) -> float | None:
     return halves(log_medians(rounds_ns)) if len(rounds_ns) >= LEAST_ROUNDS else None
 
 
-def paired(a: Floats, b: Floats, floor: float) -> Estimate:
-    """B over A where both were measured in the same rounds: a disturbance of a round meets both and cancels.
+def paired(a: Sequence[Floats], b: Sequence[Floats]) -> Estimate:
+    """B over A where all were measured in the same rounds: a disturbance of a round meets all and cancels.
+
+    The floor is what openings of the very same thing differ by.
 
     Args:
-        a, b: logarithms of the durations, ``[rounds]``.
-        floor: what an A/A comparison in the same run showed; `LEAST_FLOOR` where that is larger.
+        a, b: logarithms of the durations of every opening of A and of B, each ``[rounds]``.
     """
-    shared = min(len(a), len(b))
-    difference = b[:shared] - a[:shared]
+    shared = min(len(one) for one in (*a, *b))
+    one, other = (np.stack([each[:shared] for each in openings]) for openings in (a, b))
+    same = [float(middle(each - openings[0])) for openings in (one, other) for each in openings[1:]]
+    floor = max([LEAST_FLOOR, *(float(np.expm1(abs(each))) for each in same)])
+    difference = other.mean(axis=0) - one.mean(axis=0)
     return _estimate(float(middle(difference)), bootstrap(difference, np.random.default_rng(SEED)), floor)
 
 
-def apart(a: Floats, b: Floats, floor: float) -> Estimate:
-    """B over A where each comes from a run of its own; arguments as in `paired`, the two may differ in length."""
+@dataclass(frozen=True)
+class Run:
+    """One case in one run, logarithms ``[rounds]``, and the yardstick of the same rounds, where there was one."""
+
+    case: Floats
+    yardstick: Floats | None
+
+
+def apart(a: Run, b: Run) -> Estimate:
+    """B over A where each comes from a run of its own, both divided by their yardstick.
+
+    What the yardstick moved by between the runs is the machine's doing. A network does not follow it exactly, so half
+    of that move is in the floor. So is half of what the two halves of either run differ by, which is how far a drift as
+    slow as the run bends its mean.
+    """
+    with_yardstick = a.yardstick is not None and b.yardstick is not None
+    one, other = (_relative(run) if with_yardstick else run.case for run in (a, b))
+    bends = [halves(each) / 2 for each in (one, other) if len(each) >= LEAST_ROUNDS]
+    if a.yardstick is not None and b.yardstick is not None:
+        moved = abs(float(middle(b.yardstick) - middle(a.yardstick)))
+        floor = max([LEAST_FLOOR_APART, float(np.expm1(moved / 2)), *bends])
+    else:
+        floor = max([LEAST_FLOOR_UNKNOWN, *bends])
     rng = np.random.default_rng(SEED)
-    return _estimate(float(middle(b) - middle(a)), bootstrap(b, rng) - bootstrap(a, rng), floor)
+    return _estimate(float(middle(other) - middle(one)), bootstrap(other, rng) - bootstrap(one, rng), floor)
+
+
+def _relative(run: Run) -> Floats:
+    assert run.yardstick is not None
+    shared = min(len(run.case), len(run.yardstick))
+    return run.case[:shared] - run.yardstick[:shared]
 
 
 def _estimate(difference: float, resampled: Floats, floor: float) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(np.exp(difference)), float(np.exp(low)), float(np.exp(high)), max(floor, LEAST_FLOOR))
+    return Estimate(float(np.exp(difference)), float(np.exp(low)), float(np.exp(high)), floor)

@@ -131,8 +131,9 @@ class RooflineRecord(StrictModel):
     """A call under the roof: the sum over its layers of the larger of computing and moving data.
 
     ``flops`` and ``bytes`` are of all layers, ``compute_bound_ms`` of ``bound_ms`` lies in layers that computing holds.
-    ``share`` is ``bound_ms`` over the measured median: what is left is 1 less that. Above 1, data stayed in a cache
-    that the measured bandwidth knows nothing of. ``layers`` are those with the largest bounds.
+    ``share`` is ``bound_ms`` over the measured median: what is left is 1 less that. Above 1, the engine did less than
+    the graph says: it fused layers, or what one wrote was still in a near cache when the next one read it. ``layers``
+    are those with the largest bounds.
     """
 
     precision: Precision
@@ -144,16 +145,25 @@ class RooflineRecord(StrictModel):
     layers: tuple[LayerBound, ...]
 
 
+class MemoryLevel(StrictModel):
+    """The best rate of a copy whose source and target together are so large, read and written bytes counted."""
+
+    working_set_bytes: int
+    bytes_per_s: float
+
+
 class Ceilings(StrictModel):
     """What this machine was seen to reach in this run: the best rate of any engine in each precision, and of memory.
 
-    ``flops_per_s`` by precision; ``reached_by`` says what reached it.
+    ``flops_per_s`` by precision; ``reached_by`` says what reached it. ``memory`` goes from what caches hold to what
+    none does; ``bytes_per_s`` is that last rate.
     """
 
     device: Literal["cpu", "gpu"]
     flops_per_s: dict[str, float]
     reached_by: dict[str, str]
     bytes_per_s: float
+    memory: tuple[MemoryLevel, ...]
 
 
 class EngineResult(StrictModel):
@@ -260,8 +270,13 @@ class Report(Document):
 
 
 class EngineReport(Report):
-    """What `bench engines` measured."""
+    """What `bench engines` measured.
 
+    ``against`` gives the hash of the bundles that the comparisons call B, by task, where they were measured in turns
+    with these; with a baseline the comparisons call the earlier report A. Otherwise there are none.
+    """
+
+    against: dict[str, str] | None = None
     results: tuple[EngineResult, ...]
     peers: tuple[PeerResult, ...] = ()
     yardsticks: tuple[Yardstick, ...] = ()

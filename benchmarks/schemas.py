@@ -4,6 +4,7 @@ from typing import Any
 
 from .report import SCHEMA_VERSION, CompareReport, Document, EngineReport
 from .serving_report import ServingReport
+from .study_report import StudyReport
 from .waterfall_report import WaterfallReport
 
 #: What is written, by the name of its schema.
@@ -12,6 +13,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "bench-engines": EngineReport,
     "bench-serving": ServingReport,
     "bench-waterfall": WaterfallReport,
+    "bench-study": StudyReport,
 }
 
 

@@ -1,14 +1,16 @@
 """Reports as tables for people, none wider than 80 columns."""
 
 from collections.abc import Iterable
+from statistics import median
 
 from rich import box
 from rich.table import Table
 
 from .bench_serving import ENSEMBLE
-from .protocol import LoadCase
-from .report import EngineReport, EngineResult, Parity, Report, Statistics
+from .protocol import EngineCase, LoadCase, PeerCase
+from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Report, Statistics
 from .serving_report import Agreement, LoadResult, RateResult, ServingReport
+from .timing import NS_PER_MS
 
 MB = 1_000_000
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
@@ -37,6 +39,130 @@ def engines_table(report: EngineReport) -> Table:
             )
         table.add_section()
     return table
+
+
+def details_table(report: EngineReport) -> Table:
+    """One row an engine: how it starts, what memory it takes, and how far it is from the roof."""
+    table = plain_table(
+        "Start, memory and roof",
+        "Each start in a process of its own. Roof: least time of the layers, and its share of p50.",
+        ("model", "engine", ""),
+        ("load ms", "first ms", "peak MB", "GFLOP", "roof ms", "share"),
+    )
+    for group in _groups(report.results):
+        for place, result in enumerate(group):
+            fresh, roof = result.fresh, result.roofline
+            table.add_row(
+                "" if place else f"{_short(result.case.task)} x{result.case.batch}",
+                _engine(result),
+                result.case.precision,
+                *(
+                    (f"{fresh.load_ms:.0f}", f"{fresh.first_ms:.1f}", f"{fresh.peak_bytes / MB:.0f}")
+                    if fresh
+                    else "---"
+                ),
+                *((f"{roof.flops / 1e9:.2f}", f"{roof.bound_ms:.2f}", f"{roof.share:.0%}") if roof else "---"),
+            )
+        table.add_section()
+    return table
+
+
+def gpu_table(report: EngineReport) -> Table:
+    """One row a way on the GPU: the call taken apart, and the board under steady load."""
+    table = plain_table(
+        "On the GPU",
+        "Medians; a wait after every stage, so the three take longer than a call. Power and energy: the board.",
+        ("model", "way"),
+        ("p50 ms", "h2d", "compute", "d2h", "MHz", "W", "busy", "mJ/slice"),
+    )
+    for result in report.results:
+        stages, load = result.stages, result.gpu
+        if stages is None:
+            continue
+        table.add_row(
+            f"{_short(result.case.task)} x{result.case.batch}",
+            f"{result.case.precision}{', graph' if result.case.graphs else ''}",
+            f"{result.statistics.p50_ms:.2f}",
+            *(f"{median(one) / NS_PER_MS:.3f}" for one in (stages.upload_ns, stages.compute_ns, stages.download_ns)),
+            *(
+                "-" if value is None else f"{value:.0f}"
+                for value in (
+                    load and load.sm_clock_mhz,
+                    load and load.power_w,
+                    load and load.utilisation_share and 100 * load.utilisation_share,
+                    load and load.energy_j_per_slice and 1000 * load.energy_j_per_slice,
+                )
+            ),
+        )
+    return table
+
+
+def peers_table(report: EngineReport) -> Table:
+    """Our fastest way and every peer, for each task and batch, the fastest first; how many times ours is faster."""
+    table = plain_table(
+        "The same weights by other means, measured in the same turns",
+        "Off: largest difference of a logit from the reference. Ours: the fastest whose parity passed.",
+        ("model", "by"),
+        ("p50 ms", "IQR", "slices/s", "off", "times ours"),
+    )
+    for (task, batch), group in _peer_groups(report).items():
+        ours = min(group[0], key=lambda result: result.statistics.p50_ms, default=None)
+        rows = [
+            (f"ours: {one.case.backend} {one.case.precision}", one.statistics, "") for one in ([ours] if ours else [])
+        ]
+        rows += [
+            (one.case.peer, one.statistics, "" if one.max_difference is None else f"{one.max_difference:.0e}")
+            for one in group[1]
+        ]
+        rows.sort(key=lambda row: row[1].p50_ms)
+        for place, (who, numbers, off) in enumerate(rows):
+            table.add_row(
+                "" if place else f"{_short(task)} x{batch}",
+                who,
+                latencies(numbers)[0],
+                spread(numbers),
+                f"{numbers.throughput_per_s:.1f}",
+                off,
+                f"{numbers.p50_ms / ours.statistics.p50_ms:.2f}" if ours else "-",
+            )
+        table.add_section()
+    return table
+
+
+def comparisons_table(comparisons: Iterable[Comparison]) -> Table:
+    """One row a case: how long B takes for each of A's milliseconds, and whether that is more than noise."""
+    table = plain_table(
+        "B over A",
+        "Ratio with its 95 % interval; noise unless all of it lies beyond 1 and the floor.",
+        ("case",),
+        ("A ms", "B ms", "ratio", "interval", "floor", "verdict"),
+    )
+    for one in comparisons:
+        table.add_row(
+            _short_case(one.case),
+            f"{one.a_p50_ms:.1f}",
+            f"{one.b_p50_ms:.1f}",
+            f"{one.ratio:.3f}",
+            f"{one.low:.3f}-{one.high:.3f}",
+            f"{one.noise_floor:.1%}",
+            one.verdict,
+        )
+    return table
+
+
+def comparison_notes(report: CompareReport) -> list[str]:
+    """What must be read with a comparison: what was allowed to differ, what only one has, how the machine was."""
+    notes = [f"differs, as allowed: {name}" for name in report.varied]
+    notes += [f"{which}: {text}" for which, one in (("A", report.a), ("B", report.b)) for text in one.moment.warnings]
+    for which, cases in (("A", report.only_in_a), ("B", report.only_in_b)):
+        if cases:
+            more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+            notes.append(f"only in {which}: {cases[0]}{more}")
+    if any(one.relative_to is None for one in report.comparisons):
+        notes.append(
+            "no yardstick in these reports: how the machine changed between them is unknown, the floor is wide"
+        )
+    return notes
 
 
 def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table:
@@ -79,7 +205,8 @@ def engine_notes(report: EngineReport) -> list[str]:
     named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
-    return gather(named) + [f"skipped {item.what}: {item.reason}" for item in report.skipped]
+    skipped = [f"skipped {item.what}: {item.reason}" for item in report.skipped]
+    return [*report.protocol.moment.warnings, *gather(named), *skipped]
 
 
 def machine_line(report: Report) -> str:
@@ -127,6 +254,22 @@ def _ensemble_rows(serving: ServingReport | None) -> list[tuple[LoadResult, Stat
         if answered:
             found.append(max(answered, key=lambda pair: pair[1].throughput_per_s))
     return found
+
+
+def _peer_groups(report: EngineReport) -> dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]]:
+    """Our results that passed parity, and the peers, by task and batch."""
+    groups: dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]] = {}
+    for peer in report.peers:
+        groups.setdefault((peer.case.task, peer.case.batch), ([], []))[1].append(peer)
+    for result in report.results:
+        group = groups.get((result.case.task, result.case.batch))
+        if group and result.parity is not None and result.parity.verdict == "passed":
+            group[0].append(result)
+    return groups
+
+
+def _short_case(case: EngineCase | PeerCase | LoadCase) -> str:
+    return str(case).replace("_segmentation", "").replace("batch ", "x")
 
 
 def _short(task: str) -> str:

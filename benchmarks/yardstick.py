@@ -7,6 +7,7 @@ from .timing import Call
 #: Half of it computes and half of it moves data, some milliseconds each on one core: what a network does.
 SIDE = 512
 COPIED_BYTES = 16 * 2**20
+NAME = "yardstick"
 DESCRIPTION = f"numpy: a float32 product of {SIDE} x {SIDE} and a copy of {COPIED_BYTES // 2**20} MiB"
 
 

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "bench compare": (),
     "bench serving": ("tritonclient",),
     "bench table": (),
+    "bench triage": ("onnxruntime",),
     "demo": ("torch", "onnx", "onnxscript", "onnxruntime", "pytriton", "tritonclient"),
     "keygen": ("cryptography",),
     "doctor": (),

@@ -106,6 +106,11 @@ class TensorRtEngine(EngineBase):
             raise
         self._graphs: dict[int, Callable[[], None]] | None = {} if graphs and self._cuda.captures else None
 
+    @property
+    def replays_graphs(self) -> bool:
+        """Whether calls are replayed as CUDA graphs; what gives CUDA here may not be able to."""
+        return self._graphs is not None
+
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         batch = check_feeds(feeds, self.inputs, self.max_batch)
         for spec in self.inputs:

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..engines.bundle import Bundle, hash_file
+from ..engines.machine import observe_machine, saturates_int8
 from ..engines.open import Backend, is_installed
 from ..engines.parity import TOLERANCES, Reference
 from ..engines.places import cache_home
@@ -74,16 +75,17 @@ def write_int8(
         )
         every = _operators(network)
         able = quantizable(network)
+        seven_bits = saturates_int8(observe_machine().cpu_features)
 
         def write(kept: Collection[str]) -> str:
             """Write the file, and try it on the backend that would run it here."""
-            quantize(separated, target, ranges, kept=kept)
+            quantize(separated, target, ranges, kept=kept, seven_bits=seven_bits)
             progress(f"int8 with {len(kept)} of {len(able)} nodes in float32" if kept else "int8")
             return _refusal(draft(), reference, margin)
 
         kept: tuple[str, ...] = ()
         if write(kept):
-            quantize(separated, target, ranges, kept=())
+            quantize(separated, target, ranges, kept=(), seven_bits=seven_bits)
             board = Switchboard(
                 network, onnx.load_model(target), single.network.inputs, single.network.outputs, single.max_batch
             )

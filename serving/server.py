@@ -1,9 +1,8 @@
-"""The embedded Triton server: NVIDIA's binary from the ``nvidia-pytriton`` wheel, on loopback, no GPU, no container.
+"""The embedded Triton server: NVIDIA's binary from the ``nvidia-pytriton`` wheel, no GPU, no container.
 
 The server is two years old and meant for development, CI and a single workstation; production is NVIDIA's container.
 """
 
-import ipaddress
 import os
 import re
 import secrets
@@ -12,68 +11,58 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from ..engines.places import cache_home
-from ..engines.predictor import ensemble_output
-from ..engines.triton_engine import TritonEngine
-from ..model.errors import CoronanetError, RefusedError, UsageError
+from ..model.errors import RefusedError
+from .addresses import HOST, Ports, check_host, check_ports, here, is_loopback, join
+from .canary import Canary
+from .connections import end_reading
+from .examination import CANARY_S, Finding, examine
 from .installation import Installation, environment, find_installation, link_backend
-from .repository import RepositoryIndex, read_index
+from .leftovers import Run, reap
+from .probe import Probe, ProbeError
+from .processes import ModelProcess, model_processes
+from .repository import read_index
+from .snapshot import mark_changed, take_snapshot
 
-HOST = "127.0.0.1"
-SHM = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 #: A region for each model process; it grows when a tensor needs more, and containers have 64 MiB in all by default.
 SHM_BYTES = 2**20
-EXIT_TIMEOUT_S = 5
-#: Triton logs this error on every machine without a GPU.
-NO_GPU = "CudaDriverHelper"
-#: A server that is busy with large studies answers late and is well.
-CANARY_TIMEOUT_S = 30.0
-CANARY_HU = -1000
-CANARY_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Triton's own defaults."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-    @classmethod
-    def free(cls, host: str = HOST) -> Self:
-        """Three ports that nothing uses right now."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket(_family(host))) for _ in range(3)]
-            for each in sockets:
-                each.bind((host, 0))
-            return cls(*(each.getsockname()[1] for each in sockets))
+START_TIMEOUT_S = 120.0
+EXIT_TIMEOUT_S = 10
+#: What Triton may take beyond its own exit timeout before it is killed.
+EXIT_GRACE_S = 5.0
+#: How often Triton looks whether a model was marked as changed; whole seconds.
+POLL_S = 1
+#: How often a port that was chosen as free may turn out to have been taken meanwhile.
+PORT_TRIES = 3
+#: Triton logs errors with these words on every machine without a GPU.
+NO_GPU = ("CudaDriverHelper", "CUDA driver version")
+#: What nobody but the owner of this machine should be able to do, by Triton's own names.
+RESTRICTED = "shared-memory,model-repository,trace,logging"
 
 
 class TritonServer:
-    """A running server; a context manager that starts it, waits until the ensemble answers, and stops it.
+    """A running server; a context manager that starts it, waits until the ensemble answers rightly, and stops it.
 
     Args:
-        repository: a filled model repository.
-        host: a loopback address.
+        repository: a filled model repository; what is served is a snapshot of it.
+        host: a loopback address, or with ``allow_remote`` any of this machine's.
         ports: where it listens.
-        log: what Triton and the models print goes there; None is a file in ``cache_home()``.
+        log: what Triton and the models print is appended there; None is a file in ``cache_home()``, one for each port.
         trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client asks it to trace
             (`coronanet bench waterfall`), which puts nothing of an image there. None leaves tracing out: a client of
             this machine that asks for the level ``TENSORS`` would have pixels written.
         start_timeout_s: how long to wait for the first answer, in seconds.
+        exit_timeout_s: how long requests that were accepted may take to finish when it stops, in whole seconds.
+        allow_remote: whether other machines may reach it.
 
     Entering raises:
         MissingPackageError: Triton is not installed.
-        UsageError: numpy 2 or newer, a port in use, an address that is not loopback, no filled repository.
+        UsageError: numpy 2 or newer, a port in use, an address that is not allowed, no filled repository.
         RefusedError: a step was changed, the server did not start, or answered the canary wrongly.
 
     The server ends with the thread that started it, also when that is killed.
@@ -87,127 +76,217 @@ class TritonServer:
         ports: Ports | None = None,
         log: Path | None = None,
         trace: Path | None = None,
-        start_timeout_s: float = 120.0,
+        start_timeout_s: float = START_TIMEOUT_S,
+        exit_timeout_s: int = EXIT_TIMEOUT_S,
+        allow_remote: bool = False,
     ) -> None:
         self.repository = repository
         self.host = host
-        self.ports = ports or Ports()
+        self.allow_remote = allow_remote
         self.trace = trace
-        self.log = log or cache_home() / "logs" / f"triton-{self.ports.grpc}.log"
         self.start_timeout_s = start_timeout_s
-        #: Names every shared memory region of this server.
-        self.prefix = f"coronanet-{os.getpid()}-{secrets.token_hex(4)}-"
+        self.exit_timeout_s = exit_timeout_s
+        self._wanted = self.ports = ports or Ports()
+        self._log = log
+        #: Names every shared memory region of this server, also after it was stopped.
+        self.prefix = ""
+        self._run: Run | None = None
+        self._snapshot: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._index: RepositoryIndex | None = None
+        self._probe: Probe | None = None
+        self._canary: Canary | None = None
+        self._log_start = 0
+
+    @property
+    def log(self) -> Path:
+        return self._log or cache_home() / "logs" / f"triton-{self.ports.grpc}.log"
 
     @property
     def address(self) -> str:
         """``HOST:PORT`` of gRPC."""
-        return _join(self.host, self.ports.grpc)
+        return join(self.host, self.ports.grpc)
 
     @property
     def http_address(self) -> str:
-        return _join(self.host, self.ports.http)
+        return join(self.host, self.ports.http)
 
     @property
     def metrics_address(self) -> str:
-        return _join(self.host, self.ports.metrics)
+        return join(self.host, self.ports.metrics)
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     def check_machine(self) -> Installation:
-        """What must hold before anything is started: Triton is installed, the address is loopback, the ports are free.
+        """What must hold before anything is started: Triton is installed, the address is allowed, the ports are free.
+
+        Ports that were left open are chosen here.
 
         Raises:
             UsageError: one of them does not hold.
         """
         installation = find_installation()
-        check_host(self.host)
+        check_host(self.host, allow_remote=self.allow_remote)
         check_ports(self.host, self.ports)
+        self.ports = self.ports.chosen(self.host)
         return installation
 
     def start(self) -> None:
         """Start the server and wait for the canary's first answer; what was started is stopped where that fails."""
-        installation = self.check_machine()
-        self._index = read_index(self.repository)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.trace is not None:
             self.trace.parent.mkdir(parents=True, exist_ok=True)
-        backends = link_backend(installation)
-        command = self._command(installation, backends)
+        read_index(self.repository)
+        reap()
+        for tries_left in reversed(range(PORT_TRIES)):
+            installation = self.check_machine()
+            try:
+                self._start(installation)
+                return
+            except RefusedError as error:
+                if not (tries_left and self._wanted.is_open and "already in use" in str(error)):
+                    raise
+                self.ports = self._wanted
+
+    def _start(self, installation: Installation) -> None:
         try:
-            with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-I",
-                        "-S",
-                        str(Path(__file__).with_name("launch.py")),
-                        str(os.getpid()),
-                        *command,
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(installation),
-                    # Model processes import from where they stand: never from a folder that anyone may have filled.
-                    cwd=backends,
-                    # Its own group: Ctrl-C in the terminal is ours to turn into an orderly stop.
-                    start_new_session=True,
-                )
-            self._wait(self._process)
+            self._run = Run.begin()
+            self.prefix = self._run.prefix
+            self._snapshot = take_snapshot(self.repository, self._run.folder)
+            read_index(self._snapshot)  # it was not filled anew while it was linked
+            self._spawn(installation, self._run, self._snapshot)
+            # Triton starts meanwhile.
+            self._canary = Canary.of(self._snapshot)
+            self._wait()
         except BaseException:
             self.stop()
             raise
 
-    def check(self, timeout_s: float = CANARY_TIMEOUT_S) -> None:
-        """The canary: one small inference through the whole ensemble.
+    def _spawn(self, installation: Installation, run: Run, snapshot: Path) -> None:
+        backends = link_backend(installation)
+        command = self._command(installation, backends, snapshot)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(installation),
+                # Model processes import from where they stand: never from a folder that anyone may have filled.
+                cwd=backends,
+                # Its own group: Ctrl-C in the terminal is ours to turn into an orderly stop.
+                start_new_session=True,
+                pass_fds=(run.lock,),
+            )
+
+    def check(self, timeout_s: float = CANARY_S) -> None:
+        """The canary: one small inference through the whole ensemble, and whether its answer is right.
 
         A model process that died leaves the server "ready", so nothing less tells whether it works.
 
         Raises:
-            RefusedError: the server is gone, does not answer, or answers with other tensors than the ensemble's.
+            RefusedError: the server is gone, does not answer, or answers wrongly.
         """
-        if self._process is None:
-            raise RefusedError("the Triton server is not running")
+        canary, probe = self._running()
         try:
-            self._canary(timeout_s)
-        except CoronanetError as failure:
-            reason = str(failure)
-            with suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(1)  # a process that is just being killed takes a moment to be gone
-                reason = f"it ended with exit code {code}: {last_error(self.log)}"
+            canary.ask(probe, timeout_s)
+        except ProbeError as failure:
+            reason = self.ended(wait_s=1) or str(failure)
             raise RefusedError(f"the Triton server fails its canary inference: {reason}; its log: {self.log}") from None
 
-    def _canary(self, timeout_s: float) -> None:
-        tasks = self._index.bundles if self._index else {}
-        image = np.full((1, CANARY_SIZE, CANARY_SIZE), CANARY_HU, dtype=np.int16)
-        with TritonEngine(self.address, timeout_s=timeout_s) as engine:
-            answer = engine.infer({"image": image})
-        expected = {
-            spec.name: (spec.dtype, image.shape if len(spec.shape) == image.ndim else (1, *spec.shape[1:]))
-            for spec in map(ensemble_output, tasks)
-        }
-        received = {name: (str(array.dtype), array.shape) for name, array in answer.items()}
-        if received != expected:
-            raise RefusedError(f"expected {expected}, got {received}")
+    def examine(self) -> Finding:
+        """The canary and, where it fails, which model is to blame.
+
+        Raises:
+            RefusedError: the server is not running.
+        """
+        return examine(*self._running())
+
+    def ended(self, *, wait_s: float = 0) -> str:
+        """Why the server process has ended, in one line; empty while it runs.
+
+        Args:
+            wait_s: how long to wait for that, in seconds: a process that is being killed takes a moment to be gone.
+        """
+        if self._process is None:
+            return "it is not running"
+        try:
+            code = self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return ""
+        # One that was killed said nothing about it.
+        why = f": {last_error(self.log, self._log_start)}" if code >= 0 else ""
+        return f"it ended with exit code {code}{why}"
+
+    def model_processes(self) -> tuple[ModelProcess, ...]:
+        """The living processes that run the models."""
+        return model_processes(self._process.pid) if self._process else ()
+
+    def reload(self, models: tuple[str, ...], timeout_s: float) -> None:
+        """Have models loaded again, with new processes; requests go to the old ones until the new ones are ready.
+
+        Args:
+            models: their names.
+            timeout_s: how long that may take, in seconds.
+
+        Raises:
+            RefusedError: they were not loaded in time, or could not be.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise RefusedError("the Triton server is not running")
+        start = self.log.stat().st_size
+        for model in models:
+            mark_changed(snapshot, model)
+        deadline = time.monotonic() + timeout_s
+        waiting = set(models)
+        while waiting:
+            text = _read(self.log, start)
+            if failed := [model for model in models if f"failed to load '{model}'" in text]:
+                raise RefusedError(f"{failed[0]} cannot be loaded: {last_error(self.log, start)}")
+            if reason := self.ended():
+                raise RefusedError(reason)
+            if time.monotonic() > deadline:
+                raise RefusedError(f"{', '.join(sorted(waiting))} not loaded within {timeout_s:g} s")
+            waiting = {model for model in models if f"successfully loaded '{model}'" not in text}
+            time.sleep(0.05)
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it on the same ports.
+
+        Raises:
+            CoronanetError: as starting it does.
+        """
+        self._wanted = self.ports
+        self.stop()
+        self.start()
 
     def stop(self) -> None:
-        """End the server and its model processes, and take away what they leave in memory."""
+        """End the server when it has finished what it accepted, and take away what it leaves in memory and on disk."""
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
         if self._process is not None:
             if self._process.poll() is None:
-                self._process.send_signal(signal.SIGTERM)
-                try:
-                    self._process.wait(EXIT_TIMEOUT_S + 5)
-                except subprocess.TimeoutExpired:
-                    self._process.send_signal(signal.SIGKILL)
+                self._end(self._process)
             self._process.wait()
             _kill_group(self._process.pid)
             self._process = None
-        for region in SHM.glob(f"{self.prefix}*"):
-            region.unlink(missing_ok=True)
+        if self._run is not None:
+            self._run.end()
+            self._run = self._snapshot = None
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + self.exit_timeout_s + EXIT_GRACE_S
+        while time.monotonic() < deadline:
+            end_reading(process.pid, self.ports.http)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+                return
+        process.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:
         self.start()
@@ -218,26 +297,49 @@ class TritonServer:
     ) -> None:
         self.stop()
 
-    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + self.start_timeout_s
-        while True:
-            try:
-                return self._canary(CANARY_TIMEOUT_S)
-            except RefusedError as error:
-                raise RefusedError(f"the Triton server answers wrongly: {error}; its log: {self.log}") from None
-            except UsageError as error:
-                if process.poll() is not None:
-                    reason = last_error(self.log)
-                elif time.monotonic() > deadline:
-                    reason = f"not ready after {self.start_timeout_s:g} s: {error}"
-                else:
-                    time.sleep(0.1)
-                    continue
-                raise RefusedError(f"the Triton server did not start: {reason}; its log: {self.log}") from None
+    def _running(self) -> tuple[Canary, Probe]:
+        if self._canary is None or self._probe is None:
+            raise RefusedError("the Triton server is not running")
+        return self._canary, self._probe
 
-    def _command(self, installation: Installation, backends: Path) -> list[str]:
+    def _wait(self) -> None:
+        """Until every port takes connections and the ensemble gives the right answer."""
+        deadline = time.monotonic() + self.start_timeout_s
+        reason = "nothing listens yet"
+        while True:
+            if ended := self.ended():
+                raise RefusedError(f"the Triton server did not start: {ended}; its log: {self.log}")
+            if time.monotonic() > deadline:
+                raise RefusedError(
+                    f"the Triton server was not ready after {self.start_timeout_s:g} s: {reason}; its log: {self.log}"
+                )
+            if not self._listens():
+                time.sleep(0.05)
+                continue
+            self._probe = self._probe or Probe(join(here(self.host), self.ports.grpc))
+            try:
+                return self._running()[0].ask(self._probe, CANARY_S)
+            except ProbeError as error:
+                if error.kind == "wrong":
+                    raise RefusedError(f"the Triton server answers wrongly: {error}; its log: {self.log}") from None
+                reason = str(error)
+                time.sleep(0.1)
+
+    def _listens(self) -> bool:
+        for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
+            try:
+                socket.create_connection((here(self.host), port), timeout=1).close()
+            except OSError:
+                return False
+        return True
+
+    def _command(self, installation: Installation, backends: Path, snapshot: Path) -> list[str]:
         options = {
-            "model-repository": self.repository.resolve(),
+            "model-repository": snapshot.resolve(),
+            # Nobody can load or unload a model over the network, and with it code of their own, as the other way to
+            # have a model loaded again would allow.
+            "model-control-mode": "poll",
+            "repository-poll-secs": POLL_S,
             "backend-directory": backends,
             "cache-directory": installation.caches,
             "http-address": self.host,
@@ -247,8 +349,15 @@ class TritonServer:
             "grpc-port": self.ports.grpc,
             "metrics-port": self.ports.metrics,
             "allow-gpu-metrics": "false",
-            "exit-timeout-secs": EXIT_TIMEOUT_S,
+            "exit-timeout-secs": self.exit_timeout_s,
         }
+        if not is_loopback(self.host):
+            # A key that nobody knows closes them.
+            options["http-restricted-api"] = options["grpc-restricted-protocol"] = (
+                f"{RESTRICTED}:{secrets.token_hex(16)}={secrets.token_hex(16)}"
+            )
+        if mib := read_index(snapshot).response_cache_mib:
+            options["cache-config"] = f"local,size={mib * 2**20}"
         python = {
             "shm-default-byte-size": SHM_BYTES,
             "shm-growth-byte-size": SHM_BYTES,
@@ -263,64 +372,34 @@ class TritonServer:
         ]
 
 
-def check_host(host: str) -> None:
-    """Refuse an address that other machines could reach.
-
-    Raises:
-        UsageError: ``host`` is not a loopback address.
-    """
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    except ValueError:
-        pass
-    raise UsageError(f"the embedded server listens on loopback only: expected --host {HOST}, got {host}")
-
-
-def check_ports(host: str, ports: Ports) -> None:
-    """Refuse ports that something listens on.
-
-    Raises:
-        UsageError: a port is in use; names it and the option that moves it.
-    """
-    for name in ("http", "grpc", "metrics"):
-        port: int = getattr(ports, name)
-        with socket.socket(_family(host)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise UsageError(
-                    f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}): "
-                    f"stop what listens there, or choose another with --{name}-port"
-                ) from None
-
-
-def last_error(log: Path) -> str:
-    """Why the server failed, in one line, from its log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+def last_error(log: Path, start: int = 0) -> str:
+    """Why the server failed, in one line, from what stands in its log behind ``start`` bytes."""
+    lines = _read(log, start).splitlines()
     errors = [line.split("] ", 1)[-1].strip('"') for line in lines if re.match(r"E\d{4} ", line)]
-    reasons = [line for line in errors if not line.startswith(NO_GPU)] or [line for line in lines if line]
+    reasons = [line for line in errors if not any(words in line for words in NO_GPU)] or [
+        line for line in lines if line
+    ]
     if not reasons:
         return "it said nothing"
     # A model's own error comes with the name of the exception before it and with a traceback behind.
     return re.sub(r"^(ERROR: )?(Failed to create instance: )?(TritonModelException: )?", "", reasons[0]).split("\\n")[0]
 
 
+def _read(log: Path, start: int) -> str:
+    """A log behind ``start`` bytes; the whole of one that was emptied since."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(start if start <= log.stat().st_size else 0)
+        return file.read().decode(errors="replace")
+
+
 def _kill_group(group: int) -> None:
     """End what is left of a process group, such as model processes whose server was killed."""
-    deadline = time.monotonic() + EXIT_TIMEOUT_S
+    deadline = time.monotonic() + EXIT_GRACE_S
     try:
         while time.monotonic() < deadline:
             os.killpg(group, signal.SIGKILL)
             time.sleep(0.02)
     except ProcessLookupError:
         return
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..engines.base import Engine
 from ..engines.bundle import Graph, Precision, TensorRecord, hash_file
-from ..engines.open import Backend, open_onnx
+from ..engines.open import Backend, file_precision, open_onnx
 from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 
@@ -38,8 +38,12 @@ class StepFile(StrictModel):
         return self.model_dump_json(indent=2) + "\n"
 
 
-def open_step(folder: Path) -> Engine:
+def open_step(folder: Path, *, backend: Backend | None = None) -> Engine:
     """The engine of the version folder of a step, its file's hash checked.
+
+    Args:
+        folder: the version folder of a filled repository.
+        backend: another backend for the step's own file; None takes the one that the step names.
 
     Raises:
         UsageError: ``step.json`` is missing or not valid, or the engine cannot be opened.
@@ -62,7 +66,7 @@ def open_step(folder: Path) -> Engine:
         tuple(tensor.spec for tensor in step.inputs),
         tuple(tensor.spec for tensor in step.outputs),
         step.max_batch,
-        backend=step.backend,
-        precision=step.precision,
+        backend=backend or step.backend,
+        precision=step.precision if backend is None else file_precision(step.backend, step.precision),
         threads=step.threads,
     )

@@ -22,8 +22,8 @@ from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card, Network
 from coronanet.model.metrics import dice
 from coronanet.model.tasks import TASK_NAMES, TASKS, Task
+from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import read_index
-from coronanet.serving.server import Ports
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

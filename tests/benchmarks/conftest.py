@@ -89,7 +89,9 @@ def method() -> Method:
 
 @pytest.fixture
 def protocol(method: Method) -> Protocol:
-    return observe(method, {})
+    """Of this machine, as if nothing else had run on it."""
+    seen = observe(method, {})
+    return seen.model_copy(update={"moment": seen.moment.model_copy(update={"busy_share": 0.0})})
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.findings import Decisions
 from coronanet.model.lungs import keep_lungs
 from coronanet.model.readers.nifti import read_nifti
@@ -18,7 +19,6 @@ from coronanet.model.severity import (
     Region,
     Severity,
     cut_off,
-    measure,
     surrogate_score,
 )
 from coronanet.model.study import Study
@@ -27,6 +27,10 @@ from numpy.typing import NDArray
 Point = tuple[float, float, float]
 
 BODY, AIR, LUNG, EMPHYSEMA, GLASS, SOLID, FLUID = 40, -1000, -850, -980, -600, 10, 5
+
+
+def measure(study: Study, decisions: Decisions) -> Severity:
+    return assess(study, decisions).severity
 
 
 @dataclass(frozen=True)

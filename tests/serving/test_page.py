@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.findings import Decisions
 from coronanet.model.lungs import keep_lungs
 from coronanet.model.phantom import make_labelled_phantom
@@ -37,7 +38,8 @@ def phantom_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_page(folder: Path, study: Study, decisions: Decisions) -> Path:
     models = [ModelRecord(name, "ab" * 32, "onnxruntime", "fp32") for name in TASK_NAMES]
-    write_result(folder, study, decisions, models, cleaning=keep_lungs(decisions), inference_ms=1.0)
+    cleaning = keep_lungs(decisions)
+    write_result(folder, study, decisions, assess(study, decisions), models, cleaning=cleaning, inference_ms=1.0)
     return folder / "report.html"
 
 

@@ -12,8 +12,9 @@ from coronanet.engines.bundle import MANIFEST, Bundle
 from coronanet.engines.keys import PublicKey, SigningKey, write_key_pair
 from coronanet.engines.signature import SIGNATURE
 from coronanet.model.tasks import TaskName
+from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import read_index
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.server import TritonServer
 from cv2 import imwrite
 
 TASK: TaskName = "lung_segmentation"

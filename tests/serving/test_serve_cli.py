@@ -21,8 +21,9 @@ from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import RefusedError
 from coronanet.model.tasks import TaskName
 from coronanet.serving import repository as repository_module
+from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import read_index
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.server import TritonServer
 
 
 def _arguments(repository: Path, ports: Ports) -> list[str]:

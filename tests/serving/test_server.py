@@ -23,7 +23,8 @@ from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TASKS, TaskName
-from coronanet.serving.server import Ports, TritonServer, check_host, last_error
+from coronanet.serving.addresses import Ports, check_host
+from coronanet.serving.server import TritonServer, last_error
 from numpy.typing import NDArray
 
 OUTPUTS = {task.output for task in TASKS.values()}

@@ -1,0 +1,87 @@
+"""What happened to a server, one JSON object a line, in files of bounded size. No pixel and no name is ever in it."""
+
+import json
+import logging
+import shutil
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Protocol
+
+MAX_BYTES = 2**20
+BACKUPS = 3
+#: Logs of servers on ports that are not used any more.
+KEEP_DAYS = 30
+
+#: What an event may carry: never an array.
+Field = str | int | float | bool | list[str] | None
+
+
+class Emit(Protocol):
+    """Takes note of an event."""
+
+    def __call__(self, event: str, /, **fields: Field) -> None: ...
+
+
+class EventLog:
+    """Appends events to ``path``, which is moved to ``path.1`` and so on before it grows beyond ``MAX_BYTES``.
+
+    A disk that is full costs lines, never the server: the line then goes to stderr.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._handler = _Handler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+
+    def __call__(self, event: str, /, **fields: Field) -> None:
+        """Write one event with the time in UTC."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, **fields}, allow_nan=False)
+        self._handler.handle(logging.LogRecord(__name__, logging.INFO, "", 0, line, None, None))
+
+    def close(self) -> None:
+        with suppress(OSError):  # the disk is full, and its lines went to stderr
+            self._handler.close()
+
+
+class _Handler(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the standard library's
+        print(record.getMessage(), file=sys.stderr)  # noqa: T201 - the last resort of a log
+
+
+def rotate(path: Path) -> bool:
+    """Move what another process appends to ``path`` to ``path.1`` and so on once it is larger than ``MAX_BYTES``.
+
+    The writer keeps its open file, so the content is copied and the file emptied; lines that it writes between the two
+    are lost. Returns whether that was done.
+    """
+    try:
+        if path.stat().st_size <= MAX_BYTES:
+            return False
+        for number in range(BACKUPS - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    except FileNotFoundError:
+        return False
+    except OSError:  # no room for the copy: better no old lines than a log that fills the disk further
+        path.with_name(f"{path.name}.1").unlink(missing_ok=True)
+    with path.open("r+b") as file:
+        file.truncate()
+    return True
+
+
+def prune(folder: Path) -> None:
+    """Remove the files in ``folder``, one of logs, that nobody has written to for ``KEEP_DAYS`` days."""
+    oldest = time.time() - KEEP_DAYS * 86400
+    for file in folder.iterdir():
+        if file.is_file() and file.stat().st_mtime < oldest:
+            file.unlink(missing_ok=True)

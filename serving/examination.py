@@ -1,0 +1,80 @@
+"""Whether a server is well, and if not, which of its models is to blame; a busy one is not taken for a dead one."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .canary import Canary
+from .probe import Probe, ProbeError
+
+#: How long the canary may take before the models' counters are looked at, and then each model that stood still.
+CANARY_S, STEP_S = 15.0, 30.0
+STATISTICS_S = 30.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an examination found.
+
+    Attributes:
+        verdict: ``well``; ``busy``: late, but getting on with its work; ``sick``.
+        took_s: how long the canary took, in seconds.
+        reason: why the server is not well, in one line.
+        models: those that are sick; none where the server as a whole is.
+    """
+
+    verdict: Literal["well", "busy", "sick"]
+    took_s: float
+    reason: str = ""
+    models: tuple[str, ...] = ()
+
+
+def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s: float = STEP_S) -> Finding:
+    """Ask a server the canary and, where the answer is late or not right, each model by itself.
+
+    A model that finished requests while it was waited for is busy: behind hundreds of others the canary waits for
+    minutes. One that finished none in ``step_s`` seconds although it was asked has stalled.
+    """
+    started = time.monotonic()
+    try:
+        before = probe.finished(STATISTICS_S)
+    except ProbeError as error:
+        return Finding("sick", time.monotonic() - started, str(error))
+    try:
+        canary.ask(probe, canary_s)
+    except ProbeError as error:
+        took_s, first = time.monotonic() - started, error
+    else:
+        return Finding("well", time.monotonic() - started)
+    if first.kind == "unreachable":
+        return Finding("sick", took_s, str(first))
+    try:
+        suspects = [step.model for step in canary.steps]
+        if first.kind == "late":
+            after = probe.finished(STATISTICS_S)
+            suspects = [name for name in suspects if after.get(name, 0) == before.get(name, 0)]
+        sick = dict(_sick(canary, probe, suspects, step_s))
+    except ProbeError as error:
+        return Finding("sick", took_s, str(error))
+    if sick:
+        reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
+        return Finding("sick", took_s, reason, tuple(sick))
+    return Finding("busy" if first.kind == "late" else "sick", took_s, str(first))
+
+
+def _sick(canary: Canary, probe: Probe, models: Iterable[str], step_s: float) -> Iterable[tuple[str, str]]:
+    """The models that do not answer rightly, each with the reason.
+
+    Raises:
+        ProbeError: the server does not even answer how many requests it has finished.
+    """
+    for name in models:
+        before = probe.finished(STATISTICS_S).get(name, 0)
+        try:
+            canary.ask_step(probe, name, step_s)
+        except ProbeError as error:
+            if error.kind != "late":
+                yield name, str(error)
+            elif probe.finished(STATISTICS_S).get(name, 0) == before:
+                yield name, f"it finished no request in {step_s:g} s"

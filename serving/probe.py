@@ -1,0 +1,84 @@
+"""Questions to a running server whose failures are told apart: nobody there, too late, an error, and a wrong answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from ..engines.base import Tensors
+
+Kind = Literal["unreachable", "late", "refused", "wrong"]
+CHANNEL: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_http_proxy", 0),
+    # A server that was just restarted is asked at once, not after what gRPC waits for one that was not there.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+)
+
+
+class ProbeError(Exception):
+    """A question that got no right answer.
+
+    Args:
+        kind: nobody ``unreachable`` there, ``late``, ``refused`` with an error, or a ``wrong`` answer.
+        reason: in one line.
+    """
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind
+
+
+class Probe:
+    """A connection to the gRPC endpoint at ``address``; safe to use from several threads."""
+
+    def __init__(self, address: str) -> None:
+        self._client = InferenceServerClient(address, channel_args=list(CHANNEL))
+
+    def ask(self, model: str, feeds: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
+        """What ``model`` answers.
+
+        Raises:
+            ProbeError: it does not, within ``timeout_s`` seconds.
+        """
+        inputs = [_input(name, array) for name, array in feeds.items()]
+        wanted = [InferRequestedOutput(name) for name in outputs]
+        result: Any = _call(lambda: self._client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s))
+        answer = {name: result.as_numpy(name) for name in outputs}
+        if missing := [name for name, array in answer.items() if array is None]:
+            raise ProbeError("wrong", f"{missing[0]} is not in the answer of {model}")
+        return answer
+
+    def finished(self, timeout_s: float) -> dict[str, int]:
+        """How many requests each model has finished since it was loaded, well or not.
+
+        Raises:
+            ProbeError: the server does not say, within ``timeout_s`` seconds.
+        """
+        statistics: Any = _call(lambda: self._client.get_inference_statistics(client_timeout=timeout_s))
+        return {
+            model.name: int(model.inference_stats.success.count + model.inference_stats.fail.count)
+            for model in statistics.model_stats
+        }
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _call(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except InferenceServerException as error:
+        status = (error.status() or "").removeprefix("StatusCode.")
+        kinds: dict[str, Kind] = {"UNAVAILABLE": "unreachable", "DEADLINE_EXCEEDED": "late"}
+        reason = " ".join((error.message() or "").split()) or status
+        raise ProbeError(kinds.get(status, "refused"), reason) from None
+
+
+def _input(name: str, array: NDArray[Any]) -> InferInput:
+    tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(np.ascontiguousarray(array))
+    return tensor

@@ -1,0 +1,69 @@
+"""The model processes of a running Triton, as the kernel lists them: Triton itself does not notice when one dies."""
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .keeper import SHM
+
+PROC = Path("/proc")
+STUB = "triton_python_backend_stub"
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class ModelProcess:
+    """A living process that runs one instance of a model.
+
+    Attributes:
+        model: the name of the model.
+        region: the name of its shared memory region.
+    """
+
+    pid: int
+    model: str
+    region: str
+
+    @property
+    def cpu_s(self) -> float | None:
+        """The processor time that it has used, in seconds; None once it is dead."""
+        stat = _stat(self.pid)
+        return None if stat is None else (int(stat[11]) + int(stat[12])) / TICKS_PER_S
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Remove the shared memory of a process that is dead, which Triton would keep until it ends."""
+        (SHM / self.region).unlink(missing_ok=True)
+
+
+def model_processes(server: int) -> tuple[ModelProcess, ...]:
+    """The living model processes of the Triton with the process number ``server``."""
+    found: list[ModelProcess] = []
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        stat = _stat(int(entry.name))
+        if stat is None or int(stat[1]) != server:
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # Between fork and exec it still carries the arguments of the server.
+        if Path(arguments[0]).name == STUB:
+            found.append(ModelProcess(int(entry.name), Path(arguments[1]).parent.parent.name, arguments[2]))
+    return tuple(found)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of ``/proc/PID/stat`` behind the name, from the state on; None where it is dead."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_bytes().decode(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields

@@ -1,0 +1,130 @@
+"""Processes that are killed under load: every slice is answered in the end, as in a run that nobody disturbed."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coronanet.serving.processes import model_processes
+
+from .conftest import Answer, Image, Load, Record, ask, http, left_by, post, serving, slices
+
+#: How long the service may be away, on a machine with two cores that are busy.
+MODEL_BACK_S, SERVER_BACK_S = 20.0, 30.0
+#: The mark is 10 kills in 2,000 slices of the whole ensemble; fewer tell the same in the time of a test.
+KILLS = int(os.environ.get("CORONANET_KILLS", "2"))
+SLICES = int(os.environ.get("CORONANET_SLICES", "200"))
+
+
+def _undisturbed(address: str, images: list[Image], different: int = 25) -> list[Answer]:
+    return [ask(address, image) for image in images[:different]]
+
+
+def _assert_same(answers: dict[int, Answer], expected: list[Answer], count: int) -> None:
+    assert sorted(answers) == list(range(count)), "every slice has an answer"
+    for number, answer in answers.items():
+        wanted = expected[number % len(expected)]
+        assert answer.keys() == wanted.keys()
+        for name, array in answer.items():
+            np.testing.assert_array_equal(array, wanted[name], err_msg=f"slice {number}, {name}")
+
+
+def test_killing_the_busiest_model_process_again_and_again_loses_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, record_property: Record
+) -> None:
+    whole = KILLS > 2
+    with serving(request.getfixturevalue("repository" if whole else "pair_repository"), tmp_path) as served:
+        images = slices(SLICES)
+        expected = _undisturbed(served.address, images)
+        load = Load(served.address, images, concurrency=4)
+        back: list[float] = []
+        with load.running():
+            for kill in range(KILLS):
+                served.until(lambda kill=kill: len(load.answers) >= SLICES * kill // (KILLS + 1), 300)
+                served.busiest.kill()
+                back.append(served.until(lambda kill=kill: len(served.seen("model_back")) > kill, MODEL_BACK_S))
+        _assert_same(load.answers, expected, SLICES)
+        assert served.seen("restarting", "gave_up") == []
+        record_property(
+            "figure",
+            f"{KILLS} kills in {SLICES} slices: model back after {', '.join(f'{s:.1f}' for s in back)} s; "
+            f"{load.failures} requests were asked again; the longest wait of a slice {load.longest_s:.1f} s",
+        )
+    assert left_by(served) == []
+
+
+def test_the_last_process_of_a_model_is_brought_back_too(pair_repository: Path, tmp_path: Path) -> None:
+    with serving(pair_repository, tmp_path) as served:
+        expected = _undisturbed(served.address, slices(25))
+        for process in model_processes(served.server):
+            process.kill()
+        served.until(lambda: served.seen("model_back"), MODEL_BACK_S)
+        (died,) = served.seen("model_died")
+        assert died["models"] == ["classification", "decide_classification", "preprocess"]
+        _assert_same(dict(enumerate(_undisturbed(served.address, slices(25)))), expected, 25)
+
+
+def test_a_killed_server_is_restarted_under_load_on_the_same_ports(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
+    with serving(pair_repository, tmp_path) as served:
+        images = slices(100)
+        expected = _undisturbed(served.address, images)
+        load = Load(served.address, images, concurrency=4)
+        with load.running():
+            served.until(lambda: len(load.answers) > 20, 60)
+            os.kill(served.server, signal.SIGKILL)
+            back_s = served.until(lambda: served.seen("restarted"), SERVER_BACK_S)
+        _assert_same(load.answers, expected, 100)
+        assert "exit code -9" in served.seen("server_died")[0]["reason"]
+        record_property(
+            "figure", f"server back after {back_s:.1f} s; the longest wait of a slice {load.longest_s:.1f} s"
+        )
+    assert left_by(served) == []
+
+
+def test_a_request_that_ends_this_triton_costs_a_restart(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
+    vast = b'{"inputs": [{"name": "image", "shape": [1, 99999999, 99999999], "datatype": "INT16", "data": [1]}]}'
+    with serving(pair_repository, tmp_path) as served:
+        expected = ask(served.address, slices(1)[0])
+        with suppress(ConnectionError):
+            assert http(served.ready["http"], post(vast)) == b""
+        back_s = served.until(lambda: served.seen("restarted"), SERVER_BACK_S)
+        assert ask(served.address, slices(1)[0]) == expected
+        record_property("figure", f"server back after {back_s:.1f} s")
+
+
+def test_a_server_that_dies_again_and_again_is_given_up_clearly(pair_repository: Path, tmp_path: Path) -> None:
+    with serving(pair_repository, tmp_path) as served:
+        for restarts in range(4):
+            os.kill(served.server, signal.SIGKILL)
+            served.until(lambda n=restarts: len(served.seen("restarted", "gave_up")) > n, SERVER_BACK_S)
+        assert served.process.wait(20) == 1
+        assert [event["event"] for event in served.events[-4:]] == ["gave_up", "failed", "stopping", "stopped"]
+        assert (
+            "given up after 3 restarts in 10 minutes: it ended with exit code -9" in (tmp_path / "stderr").read_text()
+        )
+        assert served.process.stdout is not None
+        assert served.process.stdout.read() == "", "the one object on stdout was the ready one"
+    assert left_by(served) == []
+
+
+def test_when_all_is_killed_at_once_nothing_stays_in_memory(pair_repository: Path, tmp_path: Path) -> None:
+    with serving(pair_repository, tmp_path) as served:
+        assert left_by(served)
+        victims = [process.pid for process in model_processes(served.server)] + [served.server, served.process.pid]
+        for pid in reversed(victims):
+            os.kill(pid, signal.SIGKILL)
+        served.process.wait()
+        deadline = time.monotonic() + 20
+        while left_by(served) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left_by(served) == []
+        listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+        assert f"coronanet-{served.process.pid}-" not in listed

@@ -1,0 +1,170 @@
+"""Requests that are wrong, huge, malformed, too many or too slow: each client gets its answer or an error in time, and
+the server goes on as if nothing had been."""
+
+import json
+import socket
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.predictor import Choice, LocalEnsemble
+from coronanet.engines.triton_engine import TritonEngine
+from coronanet.model.errors import UsageError
+from coronanet.model.tasks import TaskName
+
+from .conftest import Answer, Image, Served, ask, http, post, slices
+
+#: What a client that is refused waits at most.
+REFUSAL_S = 10.0
+TROUBLE = ("sick", "model_died", "server_died", "restarting", "gave_up")
+
+
+@pytest.fixture(scope="module")
+def right(bundles: dict[TaskName, Bundle], choices: dict[TaskName, Choice]) -> tuple[Image, float]:
+    """A slice, and the probability that the same chain in this process gives it."""
+    image = slices(1)[0]
+    with LocalEnsemble({"classification": bundles["classification"]}, choices) as ensemble:
+        return image, float(ensemble.infer({"image": image})["infected_probability"].item())
+
+
+@pytest.fixture(autouse=True)
+def unharmed(served: Served, right: tuple[Image, float]) -> Iterator[None]:
+    """Behind every test the server answers rightly, and the watchdog had nothing to do."""
+    yield
+    image, probability = right
+    answer: Answer = ask(served.address, image)
+    assert answer["infected_probability"].item() == pytest.approx(probability, abs=1e-6)
+    assert served.process.poll() is None
+    assert served.seen(*TROUBLE) == []
+
+
+@contextmanager
+def _refused_within(seconds: float, match: str) -> Generator[None]:
+    started = time.monotonic()
+    with pytest.raises(grpc_client.InferenceServerException, match=match):
+        yield
+    assert time.monotonic() - started < seconds
+
+
+def _input(name: str, shape: list[int], kind: str, array: Any) -> grpc_client.InferInput:
+    tensor = grpc_client.InferInput(name, shape, kind)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ([_input("image", [1, 64], "INT16", np.zeros((1, 64), np.int16))], "shape"),
+        ([_input("image", [1, 64, 64], "FP32", np.zeros((1, 64, 64), np.float32))], "data-type"),
+        (
+            [_input("slice", [1, 64, 64], "INT16", np.zeros((1, 64, 64), np.int16))],
+            "unexpected inference input 'slice'",
+        ),
+        ([], "expected 1 inputs but got 0"),
+        ([_input("image", [9, 64, 64], "INT16", np.zeros((9, 64, 64), np.int16))], "batch-size must be <= 8"),
+        ([_input("image", [1, 0, 64], "INT16", np.zeros((1, 0, 64), np.int16))], "got shape"),
+    ],
+    ids=["shape", "dtype", "name", "missing", "batch", "empty"],
+)
+def test_a_wrong_request_is_refused(served: Served, tensors: list[grpc_client.InferInput], match: str) -> None:
+    with grpc_client.InferenceServerClient(served.address) as client, _refused_within(REFUSAL_S, match):
+        client.infer("coronanet", tensors, client_timeout=REFUSAL_S)
+
+
+def test_an_output_that_is_not_there_is_refused(served: Served) -> None:
+    with _refused_within(REFUSAL_S, "nonesuch"):
+        ask(served.address, slices(1)[0], REFUSAL_S, ("nonesuch",))
+
+
+def test_a_huge_request_is_answered_and_our_client_does_not_send_it(served: Served) -> None:
+    image = np.full((1, 6000, 6000), -1000, np.int16)
+    with TritonEngine(served.address) as engine, pytest.raises(UsageError, match="at most 64 MiB, got 69 MiB"):
+        engine.infer({"image": image})
+    assert 0 <= ask(served.address, image, 60)["infected_probability"].item() <= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00" + bytes(range(256)),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"A" * 100_000,
+        post(b"{not json"),
+        post(b"[]"),
+        post(b'{"inputs": [{"name": "image", "shape": [1, -4, 4], "datatype": "INT16", "data": [1]}]}'),
+        post(b"{}", "Inference-Header-Content-Length: 999999"),
+        post(b"{}", "Inference-Header-Content-Length: -1"),
+        post(b"short", length=10_000),
+        post(b"", length=-5),
+        post(b"x" * 100, "Transfer-Encoding: chunked"),
+    ],
+    ids=[
+        "tls",
+        "version",
+        "no-line",
+        "no-json",
+        "list",
+        "negative-shape",
+        "long-header",
+        "negative-header",
+        "cut-off",
+        "negative-length",
+        "chunks",
+    ],
+)
+def test_malformed_http_is_refused_or_cut_off(served: Served, data: bytes) -> None:
+    try:
+        said = http(served.ready["http"], data)
+    except ConnectionError:
+        return
+    assert said == b"" or said.split(b" ", 2)[1][:1] in (b"4", b"5"), said
+
+
+def test_a_flood_of_200_requests_at_once_is_answered_and_not_taken_for_death(served: Served) -> None:
+    before = len(served.events)
+    images = slices(200, size=512)
+    expected = {number: ask(served.address, images[number])["infected_probability"] for number in range(25)}
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda image: ask(served.address, image, 120), images))
+    for number, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer["infected_probability"], expected[number % 25])
+    assert {event["event"] for event in served.events[before:]} <= {"busy", "well"}
+
+
+def test_slow_clients_hold_up_nobody(served: Served) -> None:
+    host, _, port = served.ready["http"].rpartition(":")
+    body = json.dumps({"inputs": []}).encode()
+    slow = [socket.create_connection((host, int(port))) for _ in range(64)]
+    try:
+        for number, connection in enumerate(slow):
+            connection.sendall(post(body, length=1000)[: 20 + number])  # and the rest never comes
+        started = time.monotonic()
+        for image in slices(5):
+            ask(served.address, image, REFUSAL_S)
+        assert http(served.ready["http"], b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n").startswith(
+            b"HTTP/1.1 200"
+        )
+        assert time.monotonic() - started < REFUSAL_S
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_nothing_of_a_patient_is_in_a_log(served: Served) -> None:
+    image = slices(1)[0]
+    tensor = _input("image", list(image.shape), "INT16", image)
+    wrong = _input("Secret^Name", [1, 64, 64], "INT16", np.zeros((1, 64, 64), np.int16))
+    with grpc_client.InferenceServerClient(served.address) as client:
+        client.infer("coronanet", [tensor], request_id="Secret^Name", client_timeout=REFUSAL_S)
+        with _refused_within(REFUSAL_S, "unexpected"):
+            client.infer("coronanet", [wrong], request_id="Secret^Name", client_timeout=REFUSAL_S)
+    for file in Path(served.ready["log"]).parent.iterdir():
+        assert b"Secret" not in file.read_bytes(), file.name

@@ -1,0 +1,105 @@
+"""Well, busy or sick, and which model is to blame, from what a server answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from coronanet.engines.base import Tensors
+from coronanet.serving.canary import Canary, ServedStep
+from coronanet.serving.examination import Finding, examine
+from coronanet.serving.probe import Kind, Probe, ProbeError
+from numpy.typing import NDArray
+
+IMAGE = np.zeros((1, 16, 16), np.int16)
+CANARY = Canary(
+    steps=(
+        ServedStep("preprocess", {"image": "image"}, {"pixels": "pixels"}),
+        ServedStep("lungs", {"pixels": "pixels"}, {"logits": "logits_lungs"}),
+        ServedStep("decide", {"logits": "logits_lungs", "image": "image"}, {"lung_mask": "lung_mask"}),
+    ),
+    tensors={
+        "image": IMAGE,
+        "pixels": np.full((1, 1, 16, 16), 0.5, np.float32),
+        "logits_lungs": np.full((1, 1, 16, 16), 3, np.float32),
+        "lung_mask": np.ones((1, 16, 16), np.uint8),
+    },
+)
+
+
+@dataclass
+class Server:
+    """Answers rightly but for ``fails``: what asking a model ends in. ``works``: models that finish other requests."""
+
+    fails: dict[str, Kind] = field(default_factory=dict)
+    works: tuple[str, ...] = ()
+    statistics: Kind | None = None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("preprocess", "lungs", "decide"), 0))
+
+    def ask(self, model: str, feeds: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
+        for name in self.works:
+            self.counts[name] += 1
+        kind = self.fails.get(model)
+        if kind == "wrong":
+            return {name: np.zeros((1, 16, 16), np.uint8) for name in outputs}
+        if kind is not None:
+            raise ProbeError(kind, f"{model} is {kind}")
+        right = {"pixels": "pixels", "logits": "logits_lungs", "lung_mask": "lung_mask"}
+        return {name: np.asarray(CANARY.tensors[right[name]]) for name in outputs}
+
+    def finished(self, timeout_s: float) -> dict[str, int]:
+        if self.statistics:
+            raise ProbeError(self.statistics, "no statistics")
+        return dict(self.counts)
+
+
+def _examine(server: Server) -> Finding:
+    return examine(CANARY, cast(Probe, server), canary_s=0.1, step_s=0.1)
+
+
+def test_the_outputs_of_the_ensemble_are_what_no_step_reads() -> None:
+    assert CANARY.outputs == ("lung_mask",)
+
+
+def test_a_right_answer_is_well() -> None:
+    assert _examine(Server()).verdict == "well"
+
+
+def test_a_late_canary_is_busy_while_every_model_finishes_requests() -> None:
+    finding = _examine(Server({"coronanet": "late"}, works=("preprocess", "lungs", "decide")))
+    assert (finding.verdict, finding.models) == ("busy", ())
+
+
+def test_a_model_that_stood_still_but_answers_by_itself_is_not_blamed() -> None:
+    finding = _examine(Server({"coronanet": "late"}, works=("preprocess",)))
+    assert (finding.verdict, finding.models) == ("busy", ())
+
+
+def test_a_model_that_finishes_nothing_while_it_is_asked_has_stalled() -> None:
+    finding = _examine(Server({"coronanet": "late", "lungs": "late"}, works=("preprocess",)))
+    assert (finding.verdict, finding.models) == ("sick", ("lungs",))
+    assert finding.reason == "lungs: it finished no request in 0.1 s"
+
+
+def test_a_model_that_is_late_itself_but_works_is_busy() -> None:
+    server = Server({"coronanet": "late", "lungs": "late", "decide": "late"}, works=("preprocess", "lungs"))
+    assert _examine(server).models == ("decide",)
+
+
+@pytest.mark.parametrize("kind", ["wrong", "refused"])
+def test_a_wrong_answer_and_an_error_are_the_model_s_that_gives_them(kind: Kind) -> None:
+    finding = _examine(Server({"coronanet": kind, "decide": kind}, works=("preprocess", "lungs", "decide")))
+    assert (finding.verdict, finding.models) == ("sick", ("decide",))
+
+
+def test_an_ensemble_that_is_wrong_with_models_that_are_right_is_the_server_s_fault() -> None:
+    finding = _examine(Server({"coronanet": "wrong"}))
+    assert (finding.verdict, finding.models) == ("sick", ())
+    assert finding.reason == "lung_mask is wrong: 256 pixels have another label, expected at most 64"
+
+
+@pytest.mark.parametrize("server", [Server({"coronanet": "unreachable"}), Server(statistics="late")])
+def test_a_server_that_does_not_speak_at_all_is_sick_as_a_whole(server: Server) -> None:
+    finding = _examine(server)
+    assert (finding.verdict, finding.models) == ("sick", ())

@@ -1,0 +1,228 @@
+"""What the watchdog does about what it sees, with a server that fails to order; the real one is in ``test_faults``."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from coronanet.model.errors import RefusedError
+from coronanet.serving import watchdog as module
+from coronanet.serving.event_log import Field
+from coronanet.serving.examination import Finding
+from coronanet.serving.processes import ModelProcess
+from coronanet.serving.watchdog import Limits, Watchdog
+
+WELL = Finding("well", 0.01)
+
+
+@dataclass
+class Server:
+    """Two models of two processes each, which do not exist, so that nothing real is ever killed."""
+
+    living: list[ModelProcess] = field(
+        default_factory=lambda: [
+            ModelProcess(2**22 + number, model, f"none-{number}") for number, model in enumerate(["a", "a", "b", "b"])
+        ]
+    )
+    findings: list[Finding] = field(default_factory=list)
+    gone: str = ""
+    reload_fails: str = ""
+    restarts_that_fail: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def ended(self, *, wait_s: float = 0) -> str:
+        return self.gone
+
+    def examine(self) -> Finding:
+        return self.findings.pop(0) if self.findings else WELL
+
+    def model_processes(self) -> list[ModelProcess]:
+        return list(self.living)
+
+    def reload(self, models: tuple[str, ...], timeout_s: float) -> None:
+        self.calls.append(f"reload {' '.join(models)}")
+        if self.reload_fails:
+            raise RefusedError(self.reload_fails)
+        first = 1 + max(process.pid for process in self.living)
+        self.living += [
+            ModelProcess(first + number, model, "none") for number, model in enumerate(m for m in models for _ in "12")
+        ]
+
+    def restart(self) -> None:
+        self.calls.append("restart")
+        if self.restarts_that_fail:
+            self.restarts_that_fail -= 1
+            raise RefusedError("no start")
+        self.gone = ""
+        self.living = Server().living
+
+
+class Events(list[str]):
+    def __call__(self, event: str, /, **fields: Field) -> None:
+        self.append(event)
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+def _until(watchdog: Watchdog, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        watchdog.step()
+        time.sleep(0.01)
+
+
+def test_a_server_that_is_well_is_left_alone(events: Events) -> None:
+    server = Server()
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: events.count("well") >= 3)
+    assert set(events) == {"well"}
+    assert server.calls == []
+
+
+def test_a_model_without_one_of_its_processes_is_loaded_again(events: Events) -> None:
+    server = Server()
+    with Watchdog(server, events) as watchdog:
+        watchdog.step()
+        server.living.pop()
+        watchdog.step()
+        watchdog.step()
+    assert server.calls == ["reload b"]
+    assert events == ["model_died", "model_back"]
+
+
+def test_two_models_that_die_together_are_loaded_together(events: Events) -> None:
+    server = Server()
+    with Watchdog(server, events) as watchdog:
+        server.living = server.living[1:3]
+        watchdog.step()
+    assert server.calls == ["reload a b"]
+
+
+def test_a_busy_server_is_never_restarted(events: Events) -> None:
+    server = Server(findings=[Finding("busy", 30.0, "late")] * 20)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: "well" in events)
+    assert events.count("busy") == 20
+    assert server.calls == []
+
+
+def test_one_finding_against_the_whole_server_is_not_believed_and_two_in_a_row_are(events: Events) -> None:
+    sick = Finding("sick", 0.0, "no answer")
+    server = Server(findings=[sick, WELL, sick, WELL, sick, sick])
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: server.calls != [])
+    assert events[:8] == ["sick", "well", "sick", "well", "sick", "sick", "restarting", "restarted"]
+    assert server.calls == ["restart"]
+
+
+def test_the_processes_of_a_sick_model_are_ended(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(findings=[Finding("sick", 30.0, "it stalled", ("a",))])
+
+    def kill(process: ModelProcess) -> None:
+        server.living.remove(process)
+
+    monkeypatch.setattr(ModelProcess, "kill", kill)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: server.calls != [])
+    assert server.calls == ["reload a"]
+    assert events[:3] == ["sick", "model_died", "model_back"]
+
+
+def test_a_model_that_is_sick_again_after_it_was_loaded_again_restarts_the_server(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick = Finding("sick", 1.0, "wrong", ("a",))
+    server = Server(findings=[sick, sick, WELL, sick])
+
+    def kill(process: ModelProcess) -> None:
+        server.living.remove(process)
+
+    monkeypatch.setattr(ModelProcess, "kill", kill)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: len(server.calls) == 3)
+    assert server.calls == ["reload a", "restart", "reload a"]
+
+
+def test_a_model_that_cannot_be_loaded_again_restarts_the_server(events: Events) -> None:
+    server = Server(reload_fails="its file is gone")
+    with Watchdog(server, events) as watchdog:
+        server.living.pop()
+        watchdog.step()
+    assert server.calls == ["reload b", "restart"]
+    assert events == ["model_died", "reload_failed", "restarting", "restarted"]
+
+
+def test_models_that_die_all_the_time_restart_the_server(events: Events) -> None:
+    server = Server()
+    with Watchdog(server, events, Limits(reloads=2)) as watchdog:
+        for _ in range(3):
+            server.living = [process for process in server.living if process.model != "b"]
+            watchdog.step()
+    assert server.calls == ["reload b", "reload b", "restart"]
+
+
+def test_a_server_that_died_is_restarted(events: Events) -> None:
+    server = Server(gone="killed", restarts_that_fail=1)
+    with Watchdog(server, events) as watchdog:
+        watchdog.step()
+    assert events == ["server_died", "restarting", "restart_failed", "restarting", "restarted"]
+
+
+def test_it_gives_up_with_the_last_reason_when_restarts_are_spent(events: Events) -> None:
+    server = Server(gone="killed", restarts_that_fail=9)
+    with (
+        Watchdog(server, events, Limits(restarts=3)) as watchdog,
+        pytest.raises(RefusedError, match="given up after 3 restarts in 10 minutes: no start"),
+    ):
+        watchdog.run()
+    assert server.calls == ["restart"] * 3
+    assert events[-1] == "gave_up"
+
+
+def test_the_budget_comes_back_with_time(events: Events) -> None:
+    server = Server()
+    with Watchdog(server, events, Limits(restarts=1, window_s=0.05)) as watchdog:
+        for _ in range(3):
+            server.gone = "killed"
+            watchdog.step()
+            time.sleep(0.06)
+    assert server.calls == ["restart"] * 3
+
+
+def test_an_examination_from_before_a_reload_counts_for_nothing(events: Events) -> None:
+    server = Server(findings=[Finding("sick", 1.0, "met a dead process", ("a", "b"))])
+    with Watchdog(server, events, Limits(watch_s=0.2)) as watchdog:
+        time.sleep(0.25)
+        watchdog.step()  # starts the examination
+        server.living.pop()
+        time.sleep(0.05)
+        watchdog.step()  # sees the death first
+        watchdog.step()
+    assert events == ["model_died", "model_back"]
+
+
+def test_old_processes_are_ended_once_they_are_idle(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, killed = Server(), list[int]()
+    monkeypatch.setattr(module, "IDLE_S", 0.1)
+    work = {process.pid: 0.0 for process in server.living}
+    monkeypatch.setattr(ModelProcess, "cpu_s", property(lambda process: work.get(process.pid)))
+    monkeypatch.setattr(ModelProcess, "kill", lambda process: (killed.append(process.pid), work.pop(process.pid)))
+    with Watchdog(server, events) as watchdog:
+        dead, old = server.living[3].pid, server.living[2].pid
+        server.living.pop()
+        work.pop(dead)
+        watchdog.step()
+        for _ in range(10):  # it still answers what waits
+            work[old] += 0.1
+            time.sleep(0.02)
+            watchdog.step()
+        assert killed == []
+        time.sleep(0.15)
+        watchdog.step()
+        watchdog.step()
+    assert killed == [old]
+    assert server.calls == ["reload b"]
