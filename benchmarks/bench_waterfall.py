@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
 
-from ..engines.base import Tensors, check_feeds
+from ..engines.base import Tensors
 from ..engines.bundle import Bundle
-from ..engines.triton_engine import TRITON_TYPES, TritonEngine
+from ..engines.triton_engine import TritonEngine
+from ..engines.triton_wire import failure
 from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .bench_serving import LoadTarget, label
@@ -27,8 +28,8 @@ from .protocol import Method, Protocol, observe
 from .report import Statistics
 from .timing import NS_PER_MS, Samples, WarmUpRule, warm_up
 from .trace import RequestTrace, read_traces
-from .triton_admin import StepStatistics, TritonAdmin
-from .waterfall import ClientSpan, break_down, is_complete, share_a_clock
+from .triton_admin import TritonAdmin
+from .waterfall import ClientSpan, StepStatistics, break_down, is_complete, share_a_clock
 from .waterfall_report import (
     Tax,
     WaterfallCase,
@@ -56,19 +57,16 @@ class Probe(TritonEngine):
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         start_ns = time.perf_counter_ns()
-        check_feeds(feeds, self.inputs, self.max_batch)
-        inputs = [_input(name, array) for name, array in feeds.items()]
-        wanted = [InferRequestedOutput(spec.name) for spec in self.outputs]
-        request_id = f"{self._name}-{len(self.spans)}"
+        request = self._model.request(feeds)
+        request.id = f"{self._name}-{len(self.spans)}"
         sent_ns = time.perf_counter_ns()
-        result = self._call(
-            lambda: self._client.infer(
-                self._model, inputs, request_id=request_id, outputs=wanted, client_timeout=self._timeout_s
-            )
-        )
+        try:
+            response = self._model_infer(request, timeout=self._timeout_s, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise failure(error, self._connection, self._model.name, self._timeout_s) from None
         received_ns = time.perf_counter_ns()
-        answer = {spec.name: self._output(spec, result.as_numpy(spec.name)) for spec in self.outputs}
-        self.spans.append(ClientSpan(request_id, start_ns, sent_ns, received_ns, time.perf_counter_ns()))
+        answer = self._model.answer(response, self.address)
+        self.spans.append(ClientSpan(request.id, start_ns, sent_ns, received_ns, time.perf_counter_ns()))
         return answer
 
 
@@ -261,12 +259,6 @@ def _await_traces(file: Path, before: set[Path], model: str, wanted: set[str]) -
         if wanted <= found.keys() or time.monotonic() > deadline:
             return {request: trace for request, trace in found.items() if is_complete(trace)}
         time.sleep(0.1)
-
-
-def _input(name: str, array: NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, list(array.shape), TRITON_TYPES[str(array.dtype)])
-    tensor.set_data_from_numpy(array)
-    return tensor
 
 
 def _method(image: NDArray[np.int16], plan: LoadPlan, rule: WarmUpRule) -> Method:

@@ -48,7 +48,7 @@ def find_perf_analyzer(given: Path | None) -> Path:
             [str(found), "--version"], capture_output=True, text=True, check=False, env=_environment(Path(folder))
         )
     if done.returncode:
-        raise UsageError(f"{found} does not run here: {_last_line(done.stderr or done.stdout)}")
+        raise UsageError(f"{found} does not run here: {_reason(done)}")
     return Path(found)
 
 
@@ -129,7 +129,7 @@ class PerfAnalyzer:
                 f"{PROGRAM} took longer than {limit_s + MARGIN_S:.0f} s for {requests} requests: raise --max-seconds"
             ) from None
         if done.returncode:
-            raise UsageError(f"{PROGRAM} failed: {_last_line(done.stderr or done.stdout)}")
+            raise UsageError(f"{PROGRAM} failed: {_reason(done)}")
         try:
             return _Export.model_validate_json(export.read_bytes()).block(skip=SETTLE * self._concurrency)
         except (OSError, ValidationError) as error:
@@ -181,6 +181,8 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": f"{known}:{folder}" if known else str(folder)}
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    """Why it ended, in one line; with a wrong option it prints all of its help behind."""
+    lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return next(iter([*errors, *lines[-1:]]), "it said nothing")

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ENSEMBLE = "coronanet"
 #: `--model all`: the ensemble and every step of it.
 EVERY = "all"
-AUTO = "auto"
+AUTO: Final = "auto"
 PERCENTILES: Mapping[str, "Percentile"] = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 
 ServerOption = Annotated[

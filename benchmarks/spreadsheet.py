@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from .report import EngineReport, Report, Statistics
 from .serving_report import ServingReport
+from .study_report import StudyReport
 from .waterfall_report import WaterfallReport
 
 #: Latencies in milliseconds, throughput in slices a second; ``load`` is streams, or requests a second of an open loop.
@@ -78,6 +79,16 @@ def _rows(report: Report) -> Iterable[dict[str, object]]:
                     "protocol_sha256": load.protocol_sha256,
                     **_numbers(load.statistics),
                 }
+    elif isinstance(report, StudyReport):
+        yield {
+            "model": str(report.case),
+            "target": "study",
+            "batch": report.case.batch,
+            "load": report.case.streams,
+            "requests": len(report.runs),
+            "throughput_per_s": f"{report.slices_per_s:.6g}",
+            "protocol_sha256": report.protocol_sha256,
+        }
     elif isinstance(report, WaterfallReport):
         for result in report.results:
             yield {

@@ -1,77 +1,40 @@
 """What a Triton server tells about itself beside its answers: an ensemble's steps, statistics, where its trace goes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import service_pb2_grpc
 
-from ..engines.triton_engine import CHANNEL, check_address
-from ..model.errors import UsageError
-from .timing import NS_PER_MS
+from ..engines.triton_connection import as_connection
+from ..engines.triton_wire import failure, message
+from .waterfall import StepStatistics
 
 #: What the trace is told while a measurement runs. With a log frequency, that of the largest int, every end of tracing
 #: closes a file, ``FILE.0`` and on; without one the end of the last stays in a buffer.
-TRACING = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "-1", "log_frequency": str(2**31 - 1)}
-
-
-@dataclass(frozen=True)
-class StepStatistics:
-    """Triton's own counters of one model over a stretch of time: requests that succeeded, and what they took."""
-
-    count: int
-    queue_ns: int
-    input_ns: int
-    compute_ns: int
-    output_ns: int
-
-    @property
-    def mean_ms(self) -> float:
-        """Queue, copies and computing of one request."""
-        return (self.queue_ns + self.input_ns + self.compute_ns + self.output_ns) / self.count / NS_PER_MS
-
-    def __sub__(self, earlier: "StepStatistics") -> "StepStatistics":
-        return StepStatistics(
-            self.count - earlier.count,
-            self.queue_ns - earlier.queue_ns,
-            self.input_ns - earlier.input_ns,
-            self.compute_ns - earlier.compute_ns,
-            self.output_ns - earlier.output_ns,
-        )
-
-    def __add__(self, other: "StepStatistics") -> "StepStatistics":
-        return StepStatistics(
-            self.count + other.count,
-            self.queue_ns + other.queue_ns,
-            self.input_ns + other.input_ns,
-            self.compute_ns + other.compute_ns,
-            self.output_ns + other.output_ns,
-        )
+TRACING = {"trace_level": "TIMESTAMPS", "trace_rate": "1", "trace_count": "-1", "log_frequency": str(2**31 - 1)}
 
 
 class TritonAdmin:
     """A connection to a server's own business; a context manager.
 
-    Raises:
-        UsageError: the address is malformed, or nothing answers there.
+    Its methods raise `UsageError` where nothing answers or the server refuses.
     """
 
     def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
-        self._address, self._timeout_s = check_address(address), timeout_s
-        self._client = InferenceServerClient(address, channel_args=list(CHANNEL))
+        self._connection, self._timeout_s = as_connection(address), timeout_s
+        self._channel = self._connection.channel()
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def steps(self, ensemble: str) -> list[str]:
         """The models that an ensemble is made of, in the order of its configuration; none for any other model."""
-        config = self._call(lambda: self._client.get_model_config(ensemble, client_timeout=self._timeout_s)).config
-        return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+        return list(dict.fromkeys(step.model_name for step in self._steps(ensemble)))
 
     def waits_for(self, ensemble: str) -> dict[str, list[str]]:
         """For every step of an ensemble the steps whose outputs it reads; empty for any other model."""
-        config = self._call(lambda: self._client.get_model_config(ensemble, client_timeout=self._timeout_s)).config
-        steps = list(config.ensemble_scheduling.step)
+        steps = self._steps(ensemble)
         writer = {tensor: step.model_name for step in steps for tensor in step.output_map.values()}
         return {
             step.model_name: [writer[tensor] for tensor in step.input_map.values() if tensor in writer]
@@ -80,7 +43,7 @@ class TritonAdmin:
 
     def statistics(self) -> dict[str, StepStatistics]:
         """Triton's counters by model, since it was loaded."""
-        answer = self._call(lambda: self._client.get_inference_statistics(client_timeout=self._timeout_s))
+        answer = self._call("server", self._stub.ModelStatistics, message("ModelStatisticsRequest")())
         return {
             model.name: StepStatistics(
                 model.inference_stats.success.count,
@@ -94,21 +57,19 @@ class TritonAdmin:
 
     def trace_file(self) -> Path | None:
         """Where the server writes its trace on its own machine, with a number behind; None where it has no trace."""
-        answer = self._call(lambda: self._client.get_trace_settings(client_timeout=self._timeout_s))
-        values = answer.settings["trace_file"].value if "trace_file" in answer.settings else ()
+        settings = self._call("trace", self._stub.TraceSetting, message("TraceSettingRequest")()).settings
+        values = settings["trace_file"].value if "trace_file" in settings else ()
         return Path(values[0]) if values and values[0] else None
 
     def trace(self, model: str, *, on: bool) -> None:
         """Begin to trace every request of a model, or end it, which writes what was seen to the file."""
-        settings: dict[str, Any] = dict(TRACING) if on else {"trace_level": ["OFF"]}
-        self._call(
-            lambda: self._client.update_trace_settings(
-                model_name=model, settings=settings, client_timeout=self._timeout_s
-            )
-        )
+        request = message("TraceSettingRequest")(model_name=model)
+        for name, value in (TRACING if on else {"trace_level": "OFF"}).items():
+            request.settings[name].value.append(value)
+        self._call(model, self._stub.TraceSetting, request)
 
     def close(self) -> None:
-        self._client.close()
+        self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -118,9 +79,12 @@ class TritonAdmin:
     ) -> None:
         self.close()
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _steps(self, ensemble: str) -> list[Any]:
+        request = message("ModelConfigRequest")(name=ensemble)
+        return list(self._call(ensemble, self._stub.ModelConfig, request).config.ensemble_scheduling.step)
+
+    def _call(self, what: str, call: Callable[..., Any], request: Any) -> Any:
         try:
-            return call()
-        except InferenceServerException as error:
-            message = " ".join((error.message() or "").split())
-            raise UsageError(f"the Triton server at {self._address} does not answer: {message}") from None
+            return call(request, timeout=self._timeout_s, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise failure(error, self._connection, what, self._timeout_s) from None

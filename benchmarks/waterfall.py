@@ -11,6 +11,7 @@ before Triton calls this one ended: on the path a step lasts until the next one 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .timing import NS_PER_MS
 from .trace import RequestTrace, Span
 
 #: Parts in the order in which a request passes through them; those of steps come between `receive` and `respond`.
@@ -69,6 +70,40 @@ class Breakdown:
     @property
     def accounted_ns(self) -> int:
         return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """Triton's own counters of one model over a stretch of time: requests that succeeded, and what they took."""
+
+    count: int
+    queue_ns: int
+    input_ns: int
+    compute_ns: int
+    output_ns: int
+
+    @property
+    def mean_ms(self) -> float:
+        """Queue, copies and computing of one request."""
+        return (self.queue_ns + self.input_ns + self.compute_ns + self.output_ns) / self.count / NS_PER_MS
+
+    def __sub__(self, earlier: "StepStatistics") -> "StepStatistics":
+        return StepStatistics(
+            self.count - earlier.count,
+            self.queue_ns - earlier.queue_ns,
+            self.input_ns - earlier.input_ns,
+            self.compute_ns - earlier.compute_ns,
+            self.output_ns - earlier.output_ns,
+        )
+
+    def __add__(self, other: "StepStatistics") -> "StepStatistics":
+        return StepStatistics(
+            self.count + other.count,
+            self.queue_ns + other.queue_ns,
+            self.input_ns + other.input_ns,
+            self.compute_ns + other.compute_ns,
+            self.output_ns + other.output_ns,
+        )
 
 
 def share_a_clock(pairs: Sequence[tuple[ClientSpan, RequestTrace]]) -> bool:

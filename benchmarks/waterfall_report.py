@@ -11,8 +11,7 @@ from ..model.card import StrictModel
 from ..model.errors import UsageError
 from .report import Report, Statistics, first_complaint, read_bytes
 from .timing import NS_PER_MS
-from .triton_admin import StepStatistics
-from .waterfall import WIRE_BACK, WIRE_OUT, Breakdown
+from .waterfall import WIRE_BACK, WIRE_OUT, Breakdown, StepStatistics
 
 #: How far the parts may be from the whole, and the trace from Triton's own counters, as a share.
 TOLERANCE = 0.05

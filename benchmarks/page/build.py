@@ -12,10 +12,12 @@ from ..protocol import Protocol
 from ..report import NOTICE, Document, EngineReport, Report, first_complaint
 from ..schemas import DOCUMENTS
 from ..serving_report import ServingReport
+from ..study_report import StudyReport
 from ..waterfall_report import WaterfallReport
 from .of_any import any_part
 from .of_engines import engines_part
 from .of_serving import serving_part
+from .of_study import study_part
 from .of_waterfall import waterfall_part
 from .section import Part
 
@@ -73,6 +75,8 @@ def part_of(report: Report) -> Part:
         return serving_part(report)
     if isinstance(report, WaterfallReport):
         return waterfall_part(report)
+    if isinstance(report, StudyReport):
+        return study_part(report)
     return any_part(report)
 
 

@@ -1,10 +1,12 @@
 """`bench engines` on the page: spread, throughput against batch, the front of precision and speed, the roofline."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from ...pages import svg
 from ..report import Ceilings, EngineReport, EngineResult, PeerResult
 from ..tables import MB, engine_notes, share
+from ..timing import NS_PER_MS
 from .distribution import Hill, distribution_svg
 from .legend import Key
 from .lines import Panel, Series, lines_svg
@@ -76,7 +78,50 @@ def _networks(report: EngineReport, tasks: Sequence[str], batch: int) -> Section
     ]
     head = ("network", "engine"), ("MB", "p50 ms", "p95 ms", "p99 ms", "slices/s", "labels equal", "noise floor")
     note = "Set apart: what `auto` runs on this machine. The noise floor is what an A/A comparison in this run shows."
-    return Section("Networks", says, charts, [Grid(*head, rows, frozenset(marked), note)], engine_notes(report))
+    grids = [Grid(*head, rows, frozenset(marked), note), *_starts(report), *_on_gpu(report)]
+    return Section("Networks", says, charts, grids, engine_notes(report))
+
+
+def _starts(report: EngineReport) -> list[Grid]:
+    """How the engines start and what memory they take, where that was measured."""
+    rows = [
+        [
+            f"{short(each.case.task)} {way(each)}",
+            *(f"{value:.0f}" for value in (fresh.import_ms, fresh.load_ms)),
+            f"{fresh.first_ms:.1f}",
+            f"{(fresh.peak_bytes - fresh.base_bytes) / MB:.0f}",
+            "-" if fresh.gpu_bytes is None else f"{fresh.gpu_bytes / MB:.0f}",
+        ]
+        for each in report.results
+        if (fresh := each.fresh)
+    ]
+    head = ("import ms", "load ms", "first ms", "peak MB", "GPU MB")
+    note = "Each start in a process of its own. Peak: the most memory, less that of the process before its packages."
+    return [Grid(("start of",), head, rows, note=note)] if rows else []
+
+
+def _on_gpu(report: EngineReport) -> list[Grid]:
+    """A call on the GPU taken apart, and the board meanwhile, where that was measured."""
+    rows: list[list[str]] = []
+    for each in report.results:
+        if each.stages is None:
+            continue
+        stages, load = each.stages, each.gpu
+        board = (load.sm_clock_mhz, load.power_w, load.temperature_c) if load else (None,) * 3
+        energy = load.energy_j_per_slice if load else None
+        rows.append(
+            [
+                f"{short(each.case.task)} {way(each)} batch {each.case.batch}",
+                *(
+                    f"{median(one) / NS_PER_MS:.3f}"
+                    for one in (stages.upload_ns, stages.compute_ns, stages.download_ns)
+                ),
+                *("-" if value is None else f"{value:.0f}" for value in board),
+                "-" if energy is None else f"{1000 * energy:.1f}",
+            ]
+        )
+    head = ("upload ms", "compute ms", "download ms", "MHz", "W", "°C", "mJ a slice")
+    return [Grid(("on the GPU",), head, rows, note="Medians, with a wait after every stage.")] if rows else []
 
 
 def _row(task: str, each: EngineResult | PeerResult) -> list[str]:

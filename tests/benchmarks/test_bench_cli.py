@@ -210,6 +210,10 @@ def test_a_failed_request_is_exit_1_one_line_and_still_one_object(
         (["engines", "--batch", "1,zero"], "--batch: expected whole numbers from 1"),
         (["serving", "--server", "localhost:1", "--concurrency", "0"], "--concurrency: expected whole numbers"),
         (["serving", "--server", "localhost:1", "--in-process", "--model", "classification"], "--model coronanet"),
+        (["serving", "--server", "localhost:1", "--rate", "5,0"], "--rate: expected requests a second above 0"),
+        (["serving", "--server", "localhost:1", "--model", ","], "--model: expected coronanet, steps of it or all"),
+        (["serving", "--server", "localhost:1", "--perf-analyzer", "/nowhere"], "expected NVIDIA's program on PATH"),
+        (["waterfall"], "bench waterfall measures a server that runs: start one with `coronanet serve`"),
         (["table", "missing.json"], "bench engines --out"),
     ],
 )

@@ -19,6 +19,7 @@ from coronanet.benchmarks.page.scatter import Spot, front
 from coronanet.benchmarks.protocol import Protocol
 from coronanet.benchmarks.report import EngineReport, Report
 from coronanet.benchmarks.serving_report import Budget, RateCase, ServingReport, rate_result
+from coronanet.benchmarks.study_report import EngineBlock, StudyCase, StudyReport, StudyRun
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
 from coronanet.benchmarks.waterfall_report import WaterfallReport
 from coronanet.cli import main
@@ -114,6 +115,49 @@ def test_reports_of_different_machines_say_so(engines: EngineReport, swept: Serv
     assert "different machines" not in words(build_page([engines, swept]))
 
 
+@pytest.fixture
+def study(protocol: Protocol) -> StudyReport:
+    case = StudyCase(source="phantom, nifti", slices=300, rows=512, columns=512, batch=2, streams=2, engines={})
+    run = StudyRun(
+        elapsed_s=6.0,
+        loading_s=1.0,
+        time_to_report_s=9.0,
+        stages_s={"read": 3.0, "wait": 4.5, "write": 0.5},
+        cpu_s=10.0,
+        peak_memory_bytes=2**30,
+    )
+    method = protocol.method.model_copy(update={"verb": "bench study"})
+    return StudyReport(
+        protocol=protocol.model_copy(update={"method": method}),
+        case=case,
+        protocol_sha256="00",
+        blocks=(EngineBlock(slices=50, wall_s=1.0),) * 2,
+        runs=(run,),
+        engine_parts_ms={"networks": 30.0},
+        file_bytes=1,
+        file_read_s=0.1,
+        slices_per_s=50.0,
+        engine_slices_per_s=55.0,
+        ratio=0.91,
+    )
+
+
+def test_a_study_has_its_stages_drawn_against_the_whole(study: StudyReport) -> None:
+    page = build_page([study])
+    text = words(page)
+    for said in (
+        "A whole study",
+        "50.0/s",
+        "0.91",
+        "whole study: 6.00 s",
+        "waiting for the networks",
+        "4.50",
+        "1.00 GiB",
+    ):
+        assert said in text
+    assert page.count("<svg") == 1
+
+
 def test_a_report_without_charts_of_its_own_is_shown_as_tables(protocol: Protocol) -> None:
     class Row(StrictModel):
         stage: str
@@ -179,7 +223,7 @@ def test_the_verb_writes_page_and_sheet(
     assert code == 0
     assert json.loads(out)["reports"] == ["bench engines", "bench serving", "bench waterfall"]
     assert page.read_text(encoding="utf-8") == build_page(reports)
-    rows = list(csv.DictReader(sheet.open()))
+    rows = list(csv.DictReader(sheet.read_text().splitlines()))
     assert [row["verb"] for row in rows] == ["bench engines", *["bench serving"] * 4, *["bench waterfall"] * 2]
     assert [row["loop"] for row in rows] == ["", "closed", "closed", "open", "open", "closed", "closed"]
     assert rows[0]["p50_ms"] == "11.5"

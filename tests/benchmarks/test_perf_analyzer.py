@@ -17,7 +17,7 @@ if arguments == ["--version"]:
     sys.exit(0)
 given = dict(zip(arguments[::2], arguments[1::2]))
 if given["-m"] == "missing":
-    sys.exit("noise\\nerror: the model is not there")
+    sys.exit("noise\\nerror: the model is not there\\nUsage: all of the help")
 count = int(given["--request-count"])
 requests = [
     {{"timestamp": 1000 * place, "request_inputs": {{}}, "response_timestamps": [1000 * place + 400]}}

@@ -90,13 +90,14 @@ def test_what_an_overloaded_server_never_got_is_counted(fake_engine: Any, feeds:
 
 
 def test_keeping_up_allows_the_last_request_its_time() -> None:
-    def block(wall_s: float, **changes: Any) -> Block:
-        return Block((NS_PER_S // 10,) * 10, (), round(wall_s * NS_PER_S), length_ns=NS_PER_S, **changes)
+    def kept_up(wall_s: float, *, errors: tuple[str, ...] = (), unsent: int = 0) -> bool:
+        block = Block((NS_PER_S // 10,) * 10, errors, round(wall_s * NS_PER_S), length_ns=NS_PER_S, unsent=unsent)
+        return Load((block, block), 1).kept_up
 
-    assert block(1.14).kept_up
-    assert not block(1.2).kept_up
-    assert not block(1.0, unsent=1).kept_up
-    assert not Block((NS_PER_S // 10,), ("boom",), NS_PER_S, length_ns=NS_PER_S).kept_up
+    assert kept_up(1.14)
+    assert not kept_up(1.2)
+    assert not kept_up(1.0, unsent=1)
+    assert not kept_up(1.0, errors=("boom",))
 
 
 def test_the_knee_of_a_closed_loop_is_the_fewest_streams_with_nearly_all() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from coronanet.benchmarks.trace import read_traces
-from coronanet.benchmarks.triton_admin import StepStatistics
 from coronanet.benchmarks.waterfall import (
     COPY,
     DECODE,
@@ -19,6 +18,7 @@ from coronanet.benchmarks.waterfall import (
     WIRE_BACK,
     WIRE_OUT,
     ClientSpan,
+    StepStatistics,
     break_down,
     critical_path,
     is_complete,
