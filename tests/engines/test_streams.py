@@ -84,6 +84,11 @@ def test_cores_are_shared_by_streams_unless_the_choice_says_otherwise() -> None:
     assert streams_of({"classification": Choice("tensorrt", "fp16")}) == 1
 
 
+def test_streams_take_no_more_than_they_may() -> None:
+    assert EngineStreams([Slow(), Slow()]).max_batch == 4
+    assert EngineStreams([Slow(), Slow()], most=1).max_batch == 1
+
+
 def test_large_slices_go_alone() -> None:
     assert slices_a_call(512 * 512 * 2) == 2
     assert slices_a_call(4096 * 4096 * 2) == 1
