@@ -67,21 +67,21 @@ def measure_study(
     study, size, read_s = _read(path)
     sample = study.image[np.linspace(0, len(study.image) - 1, SAMPLE).astype(int)]
     count, rows, columns = study.image.shape
-    batch = slices_a_call(sample[0].nbytes)
     del study
-    case = StudyCase(
-        source=source,
-        slices=count,
-        rows=rows,
-        columns=columns,
-        batch=batch,
-        streams=streams_of(choices),
-        engines={name: str(choice) for name, choice in choices.items()},
-    )
     runs: list[StudyRun] = []
     advance("the parts of the engine")
-    parts = _engine_parts(bundles, choices, sample[:batch])
+    parts = _engine_parts(bundles, choices, sample[:1])
     with open_ensemble(bundles, choices) as engine:
+        batch = min(engine.max_batch, slices_a_call(sample[0].nbytes))
+        case = StudyCase(
+            source=source,
+            slices=count,
+            rows=rows,
+            columns=columns,
+            batch=batch,
+            streams=streams_of(choices),
+            engines={name: str(choice) for name, choice in choices.items()},
+        )
         warm_up(lambda: _block(engine, sample, case.streams * batch, batch), rule)
         advance("the engine alone")
         block = min(count, MOST_IN_A_BLOCK)
@@ -138,7 +138,7 @@ def _block(engine: Engine, sample: NDArray[np.int16], count: int, batch: int) ->
 def _engine_parts(
     bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice], image: NDArray[np.int16]
 ) -> dict[str, float]:
-    """Milliseconds a slice of one stream: preprocessing (once a recipe), networks, decisions."""
+    """Milliseconds of one slice alone on all cores: preprocessing (once a recipe), networks, decisions."""
     parts = {"preprocess": 0.0, "networks": 0.0, "decide": 0.0}
     recipes: set[str] = set()
     for name, bundle in bundles.items():

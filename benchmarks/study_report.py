@@ -62,8 +62,8 @@ class StudyReport(Report):
     Attributes:
         blocks: the engine alone: before the first run and behind each.
         runs: the study.
-        engine_parts_ms: of the time that a stream takes for a slice, what goes into preprocessing, into the networks
-            and into their decisions.
+        engine_parts_ms: of the time that one slice takes alone on all cores, what goes into preprocessing, into the
+            networks and into their decisions.
         file_bytes, file_read_s: the input, and how long it takes to read its bytes alone, from the cache.
         slices_per_s: of a whole study, the median of the runs.
         engine_slices_per_s: of the engine alone, the median of the blocks.

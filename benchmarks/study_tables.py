@@ -45,7 +45,7 @@ def study_lines(report: StudyReport) -> list[str]:
     return [
         f"{report.slices_per_s:.1f} slices/s; the engine alone {report.engine_slices_per_s:.1f}; ratio "
         f"{report.ratio:.2f} of the blocks beside each of {len(runs)} runs",
-        f"the engine: {case.streams} streams, {case.batch} slices a call; ms a slice of one stream: {parts}",
+        f"the engine: {case.streams} streams, {case.batch} a call; ms of one slice alone on all cores: {parts}",
         f"time to report {statistics.median(run.time_to_report_s for run in runs):.1f} s from the start of the "
         f"process, of which the networks took {statistics.median(run.loading_s for run in runs):.1f} s to open",
         f"peak memory {peak / MB:.0f} MB; input {report.file_bytes / MB:.0f} MB, whose bytes alone take "

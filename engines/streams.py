@@ -23,8 +23,8 @@ Answer = dict[str, NDArray[Any]]
 BATCH = 2
 #: int16 bytes of image in a call: a slice of 4096 x 4096 goes alone.
 BATCH_BYTES = 32 * 2**20
-#: More take memory, each for networks of its own, and bring little.
-MOST_STREAMS = 4
+#: Each takes memory for networks and for a slice of its own.
+MOST_STREAMS = 2
 CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
@@ -33,11 +33,13 @@ class EngineStreams(EngineBase):
 
     Args:
         engines: at least one; they are closed with this one.
+        most: the largest batch, where it is less than what the engines take.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], *, most: int | None = None) -> None:
         first = engines[0]
-        super().__init__(first.inputs, first.outputs, min(engine.max_batch for engine in engines))
+        largest = min(engine.max_batch for engine in engines)
+        super().__init__(first.inputs, first.outputs, largest if most is None else min(most, largest))
         self._engines = tuple(engines)
         idle: SimpleQueue[Engine] = SimpleQueue()
         for engine in engines:
@@ -84,7 +86,8 @@ def open_ensemble(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName,
     with ExitStack() as stack:
         engines = [stack.enter_context(LocalEnsemble(bundles, own)) for _ in range(count)]
         stack.pop_all()
-    return EngineStreams(engines)
+    # The streams share what one of them would have in work, since memory goes with it.
+    return EngineStreams(engines, most=max(1, BATCH // count))
 
 
 def streams_of(choices: Mapping[TaskName, Choice]) -> int:

@@ -105,4 +105,4 @@ def _beside(study: Study, index: int, midline: float) -> NDArray[np.uint8]:
     if along_row:
         x = x + along_row * np.arange(rows)[:, None]
     side = np.where(x > midline, RIGHT, LEFT).astype(np.uint8)
-    return np.array(np.broadcast_to(side, (rows, columns)))
+    return np.array(np.broadcast_to(side, (rows, columns)), order="C")

@@ -45,7 +45,7 @@ def feeds(*numbers: int) -> Iterator[Tensors]:
 def test_answers_come_in_order_and_each_engine_keeps_its_thread() -> None:
     engines = [Slow(), Slow(), Slow()]
     with EngineStreams(engines) as streams:
-        assert [int(answer["x"][0]) for answer in streams.infer_each(feeds(*range(60)))] == list(range(60))
+        assert [int(answer["x"][0]) for answer in streams.infer_each(feeds(*range(20, 80)))] == list(range(20, 80))
         assert int(streams.infer({"x": np.array([5], np.int16)})["x"][0]) == 5
     assert sum(engine.asked for engine in engines) == 61
     assert all(len(engine.threads) == 1 for engine in engines)
@@ -82,6 +82,11 @@ def test_cores_are_shared_by_streams_unless_the_choice_says_otherwise() -> None:
     assert streams_of({"classification": Choice("openvino", threads=1)}) == 1
     assert streams_of({"classification": Choice("openvino"), "lung_segmentation": Choice("torch")}) == 1
     assert streams_of({"classification": Choice("tensorrt", "fp16")}) == 1
+
+
+def test_streams_take_no_more_than_they_may() -> None:
+    assert EngineStreams([Slow(), Slow()]).max_batch == 4
+    assert EngineStreams([Slow(), Slow()], most=1).max_batch == 1
 
 
 def test_large_slices_go_alone() -> None:

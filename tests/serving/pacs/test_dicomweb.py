@@ -16,8 +16,8 @@ from coronanet.serving.pacs import http as pacs_http
 from coronanet.serving.pacs.address import parse_address
 from coronanet.serving.pacs.dicomweb import RemoteSeries, fetch_series, find_series, store
 from coronanet.serving.pacs.http import Client
-from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 DICOM = b"\0" * 128 + b"DICM" + b"x" * 1000
 JSON = "application/dicom+json"
@@ -230,8 +230,10 @@ def files(tmp_path: Path) -> list[Path]:
     paths = {"1.4": tmp_path / "a.dcm", "1.5": tmp_path / "b.dcm"}
     for uid, path in paths.items():
         dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, uid
-        dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
+        dataset.save_as(path, enforce_file_format=True)
     return list(paths.values())
 
 
