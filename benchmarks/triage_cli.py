@@ -42,7 +42,7 @@ def triage(
     """
     from ..engines.datasets import load_split
     from ..engines.ranking import choose
-    from ..model.readers import read_inputs
+    from ..model.readers import Reading, find_inputs
     from .bench_triage import measure_served, measure_triage
     from .report import write_text
 
@@ -64,7 +64,9 @@ def triage(
 
             with TritonEngine(server) as ensemble, TritonEngine(server, model="coronanet_triage") as gated:
                 slices = [(sample.group, sample.image) for sample in split.validation]
-                slices += [(each.name, image) for each in read_inputs(studies) for image in each.image]
+                for found in (each for path in studies for each in find_inputs(path)):
+                    whole = found.open(Reading()).complete()
+                    slices += [(whole.name, image) for image in whole.image]
                 served = measure_served(slices, ensemble, gated, report.gate.threshold, advance=status.update)
             report = report.model_copy(update={"served": served})
     if out_file is not None:
