@@ -29,8 +29,7 @@ from .to_onnx import save_onnx
 
 #: Slices on which the sensitivity of each node is measured.
 PROBES = 2
-#: Who would run an int8 file on this CPU: the first that is installed. ONNX Runtime, which the search and the other
-#: gates use, computes what the graph says; OpenVINO fuses and moves, so it is asked too.
+#: Who runs an int8 file on this CPU. Each has kernels of its own, OpenVINO also fuses and moves, so each is asked.
 CPU_BACKENDS: tuple[Backend, ...] = ("openvino", "onnxruntime")
 
 Progress = Callable[[str], None]
@@ -51,7 +50,7 @@ def write_int8(
 ) -> tuple[str, ...]:
     """Write the int8 network of a bundle in the making, and return the names of the nodes that stay in float32.
 
-    It must pass parity and non-inferiority on the backend that would run it here.
+    It must pass parity and non-inferiority on every backend that can run it here.
 
     Args:
         target: where it goes, in the bundle's folder, beside ``network.fp32.onnx``.
@@ -81,7 +80,7 @@ def write_int8(
         able = quantizable(network)
 
         def write(kept: Collection[str]) -> str:
-            """Write the file, and try it on the backend that would run it here."""
+            """Write the file, and try it on the backends that can run it here."""
             convert(kept)
             progress(f"int8 with {len(kept)} of {len(able)} nodes in float32" if kept else "int8")
             return _refusal(draft(), reference, margin)
@@ -129,11 +128,12 @@ def _converter(
 
 
 def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
-    choice = Choice(next(backend for backend in CPU_BACKENDS if is_installed(backend)), "int8")
-    with Predictor.open(bundle, choice) as predictor:
-        way = examine(choice, reference, predictor, margin=margin)
-    why = _why(way)
-    return f"{choice}: {why}" if why else ""
+    """Why a backend of this machine would be refused with the int8 file as it stands; an empty text where none is."""
+    for choice in (Choice(backend, "int8") for backend in CPU_BACKENDS if is_installed(backend)):
+        with Predictor.open(bundle, choice) as predictor:
+            if why := _why(examine(choice, reference, predictor, margin=margin)):
+                return f"{choice}: {why}"
+    return ""
 
 
 def _why(way: Ranked) -> str:
