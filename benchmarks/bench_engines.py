@@ -318,13 +318,17 @@ def _measure_ceilings(run: _Run, ways: Sequence[Way]) -> None:
     from .ceilings import measure_cpu_ceilings, measure_gpu_ceilings
 
     threads = next((way.choice.threads for way in ways), None)
-    run.ceilings["cpu"] = measure_cpu_ceilings(threads)
+    found = measure_cpu_ceilings(threads)
+    if "fp32" in found.flops_per_s:
+        run.ceilings["cpu"] = found
+    else:
+        run.skip("roofline", "neither onnxruntime nor openvino is installed: pip install 'coronanet[cpu]'")
     if any(way.on_gpu for way in ways):
-        found = measure_gpu_ceilings()
-        if isinstance(found, str):
-            run.skip("roofline on the GPU", found)
+        on_gpu = measure_gpu_ceilings()
+        if isinstance(on_gpu, str):
+            run.skip("roofline on the GPU", on_gpu)
         else:
-            run.ceilings["gpu"] = found
+            run.ceilings["gpu"] = on_gpu
 
 
 def _doublings(opened: Mapping[Way, Engine]) -> Iterator[int]:

@@ -162,7 +162,10 @@ def _mean(values: list[float | None] | list[int | None]) -> float | None:
 
 @contextmanager
 def open_gpus() -> Generator[tuple[Gpu, ...]]:
-    """Every GPU that NVML shows, for the length of the block; none where the package or the driver is missing."""
+    """Every GPU that NVML shows, for the length of the block; none where the package or the driver is missing.
+
+    In the order of the PCI bus, which is CUDA's with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
+    """
     if importlib.util.find_spec("pynvml") is None:
         yield ()
         return

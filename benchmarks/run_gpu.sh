@@ -43,6 +43,8 @@ path=$(mktemp -d)
 trap 'rm -rf "$path"' EXIT
 ln -s "$root" "$path/coronanet"
 export PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
+# The first GPU is the same one to CUDA, which runs the networks, and to NVML, which tells its power.
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=$(command -v python3) || {
 	echo 'no python3 found: install Python 3.11 or newer' >&2
