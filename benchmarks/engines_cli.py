@@ -49,7 +49,7 @@ def engines(
     ] = "1",
     repeats: Annotated[int, typer.Option(min=1, help="Counted calls of each engine.")] = 100,
     max_seconds: Annotated[
-        float, typer.Option(min=0.1, help="No round starts after this long, for each task and batch size.")
+        float, typer.Option(min=0.1, help="About the longest that the calls take, for each task and batch size.")
     ] = 30.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one inference; each backend's own choice unless given.")

@@ -1,5 +1,6 @@
 """Timing in one process: warm up until stable, keep every sample in nanoseconds, derive the statistics from them."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,8 +159,8 @@ class Plan:
 
     Attributes:
         repeats: counted calls of each candidate.
-        limit_s: about the longest that all of it takes, in seconds. No round starts after it, and in a round no
-            candidate starts another call when its turn has lasted an equal share of it; each is called at least once.
+        limit_s: about the longest that all of it takes, in seconds. Each candidate has an equal share of it; once its
+            calls have lasted that long it makes no other and the rest go on without it; each is called at least once.
     """
 
     repeats: int
@@ -203,12 +204,20 @@ def interleave(
     Args:
         calls: what to call, by candidate.
         items: slices a call.
+
+    Returns:
+        The rounds of each: the first ones of all, for a candidate whose share of the time was spent before the last.
     """
     taken: dict[Key, list[tuple[int, ...]]] = {key: [] for key in calls}
-    for order in rounds(list(calls), plan.rounds, plan.limit_s, clock=clock):
+    left_s = dict.fromkeys(calls, plan.limit_s / len(calls))
+    for order in rounds(list(calls), plan.rounds, math.inf, clock=clock):
         for key in order:
+            if taken[key] and left_s[key] <= 0:
+                continue
+            start = clock()
             most = min(plan.block, plan.repeats - sum(map(len, taken[key])))
-            taken[key].append(tuple(_turn(calls[key], plan.settle, most, plan.limit_s / len(calls), clock)))
+            taken[key].append(tuple(_turn(calls[key], plan.settle, most, left_s[key], clock)))
+            left_s[key] -= (clock() - start) / NS_PER_S
     return {key: Rounds(tuple(blocks), items) for key, blocks in taken.items()}
 
 

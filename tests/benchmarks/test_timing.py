@@ -114,13 +114,20 @@ def test_settling_calls_are_not_counted_and_repeats_are_exact() -> None:
     assert [len(one) for one in seven.rounds_ns] == [5, 2]
 
 
-def test_time_limit_ends_the_turns_of_a_slow_candidate_but_leaves_everyone_a_sample() -> None:
+def test_a_slow_candidate_sits_out_when_its_share_of_the_time_is_spent_and_the_others_go_on() -> None:
     clock = FakeTime()
     plan = Plan(repeats=100, limit_s=4)
     measured = interleave({"slow": clock.call(3000), "fast": clock.call(1)}, plan, clock=clock)
     assert measured["slow"].samples.count == 1
-    assert measured["fast"].samples.count == 5
-    assert clock.now < 10 * NS_PER_S
+    assert measured["fast"].samples.count == 100
+    assert clock.now < 7 * NS_PER_S
+
+
+def test_time_limit_ends_the_turns_of_all() -> None:
+    clock = FakeTime()
+    measured = interleave({name: clock.call(100) for name in "ab"}, Plan(repeats=1000, limit_s=4), clock=clock)
+    assert clock.now < 5 * NS_PER_S
+    assert 12 <= measured["a"].samples.count <= 20
 
 
 def test_there_is_always_one_round() -> None:
