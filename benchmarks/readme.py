@@ -85,7 +85,9 @@ def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> s
         one.roofline.share for name in tasks if (one := _ours(report, name)) is not None and one.roofline is not None
     ]
     floors = [one.noise_floor for one in report.results if one.noise_floor is not None]
-    said = [f"Written by `coronanet {verb} --peers`."]
+    said = [
+        f"Measured with `coronanet {verb} --peers`." if report.peers else "Peers in the same run: not measured yet."
+    ]
     if floors:
         said.append(
             f"Halves of this run differ by {sorted(floors)[len(floors) // 2]:.0%} for the engine in the middle, by "
