@@ -69,6 +69,7 @@ def measure_study(
     count, rows, columns = study.image.shape
     del study
     runs: list[StudyRun] = []
+    digest = ""
     advance("the parts of the engine")
     parts = _engine_parts(bundles, choices, sample[:1])
     with open_ensemble(bundles, choices) as engine:
@@ -91,7 +92,7 @@ def measure_study(
             run, digest = _run(path, next(iter(bundles.values())).path.parent)
             runs.append(run)
             blocks.append(_block(engine, sample, block, batch))
-    protocol = _with_input(protocol, case, digest)
+    protocol, summary = _with_input(protocol, case, digest), summarise(case, blocks, runs)
     return StudyReport(
         protocol=protocol,
         case=case,
@@ -101,7 +102,9 @@ def measure_study(
         engine_parts_ms=parts,
         file_bytes=size,
         file_read_s=read_s,
-        **summarise(case, tuple(blocks), tuple(runs)),
+        slices_per_s=summary.slices_per_s,
+        engine_slices_per_s=summary.engine_slices_per_s,
+        ratio=summary.ratio,
     )
 
 

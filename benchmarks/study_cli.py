@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from ..console import JsonOption, err, out
 from ..model.errors import UsageError
 from .options import BundlesOption, OutOption, footer, progress_bar, provide, publish
-from .study_files import FORMATS, Format, make_study, write_study
+from .study_files import FORMATS, make_study, write_study
 
 
 def study(
@@ -37,7 +37,7 @@ def study(
     with TemporaryDirectory(prefix="coronanet-") as work, progress_bar(repeats + 4) as advance:
         if path is None:
             advance("drawing the phantom")
-            path = write_study(make_study(slices), Path(work), cast(Format, kind))
+            path = write_study(make_study(slices), Path(work), kind)
             source = f"synthetic phantom, {kind}"
         else:
             source = "a study of the user's own"

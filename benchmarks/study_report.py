@@ -1,6 +1,8 @@
 """What `bench study` leaves behind: every run of a whole study, and the engine alone measured between them."""
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -82,14 +84,23 @@ class StudyReport(Report):
     ratio: float
 
 
-def summarise(case: StudyCase, blocks: tuple[EngineBlock, ...], runs: tuple[StudyRun, ...]) -> dict[str, float]:
-    """The figures that follow from the samples, by their names in `StudyReport`."""
+@dataclass(frozen=True)
+class Summary:
+    """The figures that follow from the samples, as in `StudyReport`."""
+
+    slices_per_s: float
+    engine_slices_per_s: float
+    ratio: float
+
+
+def summarise(case: StudyCase, blocks: Sequence[EngineBlock], runs: Sequence[StudyRun]) -> Summary:
+    """Hold each run against the blocks before and behind it."""
     ratios = [
         case.slices / run.elapsed_s / statistics.mean((before.slices_per_s, after.slices_per_s))
         for run, before, after in zip(runs, blocks[:-1], blocks[1:], strict=True)
     ]
-    return {
-        "slices_per_s": statistics.median(case.slices / run.elapsed_s for run in runs),
-        "engine_slices_per_s": statistics.median(block.slices_per_s for block in blocks),
-        "ratio": statistics.median(ratios),
-    }
+    return Summary(
+        slices_per_s=statistics.median(case.slices / run.elapsed_s for run in runs),
+        engine_slices_per_s=statistics.median(block.slices_per_s for block in blocks),
+        ratio=statistics.median(ratios),
+    )

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ from .base import EngineBase, Tensors, TensorSpec, check_feeds
 from .load_errors import cannot_load
 
 ERROR_ONLY = 3
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for all sessions of the process, so that networks that run in turn use the same memory; with one each,
+    all of them keep the most that they ever needed: 1.4 GB for the ensemble in two streams instead of 0.6.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
 
 
 class OnnxRuntimeEngine(EngineBase):
@@ -33,7 +45,9 @@ class OnnxRuntimeEngine(EngineBase):
         threads: int | None = None,
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
+        _share_memory()
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = ERROR_ONLY
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

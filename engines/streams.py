@@ -19,7 +19,7 @@ from .open import Backend
 from .predictor import Choice, LocalEnsemble
 
 Answer = dict[str, NDArray[Any]]
-#: Slices of a study in a call: on a CPU as fast as four, in 1 GB of memory instead of 1.7.
+#: Slices of a study in work at once: on a CPU as fast as four, in less memory.
 BATCH = 2
 #: int16 bytes of image in a call: a slice of 4096 x 4096 goes alone.
 BATCH_BYTES = 32 * 2**20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..model.assessment import Assessment
 from ..model.findings import Decisions, SliceFindings
 from ..model.readers import NAMED_WINDOWS
-from ..model.scratch import planes
+from ..model.scratch import planes, release
 from ..model.study import Study
 from ..model.tasks import LESION_TYPES
 
@@ -61,7 +61,10 @@ def render_montage(study: Study, decisions: Decisions, slices: Sequence[SliceFin
     shown = [0] if single else choose_slices(slices)
     box = _Box(slice(None), slice(None)) if single else _crop(decisions.lung_mask)
     tile_width = PICTURE_WIDTH if single else TILE_WIDTH
-    tiles = [_tile(study, decisions, slices[index], box, tile_width) for index in shown]
+    tiles: list[Canvas] = []
+    for index in shown:
+        tiles.append(_tile(study, decisions, slices[index], box, tile_width))
+        release(study.image, decisions.lesion_mask, decisions.lesion_types, decisions.lung_mask)
     return _grid(tiles, min(4, len(tiles)))
 
 

@@ -168,7 +168,7 @@ def _stored_planes(image: Any, shape: tuple[int, ...], count: int, path: Path) -
     dtype = np.dtype(image.dataobj.dtype)
     size = dtype.itemsize * shape[0] * shape[1]
     try:
-        with ImageOpener(path) as file:
+        with ImageOpener(str(path)) as file:
             file.seek(int(image.dataobj.offset))
             for _ in range(count):
                 data = file.read(size)

@@ -55,9 +55,9 @@ def test_each_run_is_held_against_the_blocks_beside_it() -> None:
     # The machine was half as fast in the second half.
     blocks = tuple(EngineBlock(slices=50, wall_s=wall_s) for wall_s in (1.0, 1.0, 2.0, 2.0))
     summary = summarise(case, blocks, (a_run(2.0), a_run(2.0), a_run(5.0)))
-    assert summary["slices_per_s"] == pytest.approx(50.0)
-    assert summary["engine_slices_per_s"] == pytest.approx(37.5)
-    assert summary["ratio"] == pytest.approx(1.0)
+    assert summary.slices_per_s == pytest.approx(50.0)
+    assert summary.engine_slices_per_s == pytest.approx(37.5)
+    assert summary.ratio == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("path", "message"), [("nothing", "does not exist"), ("two", "holds 2 inputs")])
