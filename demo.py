@@ -22,14 +22,15 @@ from .model.tasks import TaskName
 from .window_option import WINDOW, WindowCommand
 
 if TYPE_CHECKING:
-    from .benchmarks.report import EngineReport, ServingReport
+    from .benchmarks.report import EngineReport
+    from .benchmarks.serving_report import ServingReport
     from .model.readers import Unreadable
     from .model.study import Study
     from .serving.predict import Outcome
 
 #: The study that the demo takes where there is a data folder and nothing was given.
 SAMPLE = Path("covid_ct_md_sample") / "P001.nii.gz"
-ENGINES, SERVING = "engines.json", "serving.json"
+ENGINES, SERVING, PAGE = "engines.json", "serving.json", "measurements.html"
 STEPS = 5
 CONCURRENCIES = (1, 2)
 #: Short, because a demo is watched; `coronanet bench` takes its time.
@@ -153,10 +154,10 @@ def _serve(
 
 
 def _predict(address: str, studies: "Iterator[Study | Unreadable]", folder: Path) -> "Outcome":
-    from .engines.triton_engine import TritonEngine
+    from .serving.client import Client
     from .serving.predict import predict_studies, served_models
 
-    with TritonEngine(address) as engine, err.status("asking the server") as status:
+    with Client(address) as engine, err.status("asking the server") as status:
 
         def progress(name: str, done: int, total: int) -> None:
             status.update(f"{escape(name)}: slice {done} of {total}")
@@ -187,16 +188,17 @@ def _bench_serving(
 
 
 def _bench_engines(bundles: Mapping[TaskName, Bundle]) -> "EngineReport":
-    from .benchmarks.bench_engines import candidates, measure_engines
+    from .benchmarks.bench_engines import measure_engines
     from .benchmarks.inputs import phantom_slices
     from .benchmarks.timing import Plan, WarmUpRule
+    from .benchmarks.ways import all_ways
     from .engines.ranking import read_ranking
 
     precisions: tuple[Precision, ...] = get_args(Precision)
     with err.status("measuring") as status:
         return measure_engines(
             bundles,
-            candidates(BACKENDS, precisions, threads=None),
+            all_ways(BACKENDS, precisions, threads=None),
             [1],
             phantom_slices(),
             plan=Plan(ENGINE_REPEATS, ENGINE_SECONDS),
@@ -215,11 +217,14 @@ def _finish(
         UsageError: no study was finished.
         typer.Exit: some were not (code 1).
     """
+    from .benchmarks.page.build import build_page
     from .benchmarks.report import write_text
-    from .benchmarks.tables import machine_line, ratio_lines, summary_table
+    from .benchmarks.serving_tables import ratio_lines
+    from .benchmarks.tables import machine_line, summary_table
 
     write_text(folder / ENGINES, engines.to_json())
     write_text(folder / SERVING, serving.to_json())
+    write_text(folder / PAGE, build_page([engines, serving]))
     if not outcome.results:
         raise UsageError("; ".join(failure.reason for failure in outcome.failures))
     for failure in outcome.failures:
@@ -230,6 +235,7 @@ def _finish(
         out.print(summary_table(engines, serving))
         for line in (*ratio_lines(serving), machine_line(engines), engines.notice):
             out.print(line, soft_wrap=True, markup=False)
+        out.print(f"{folder / PAGE}: the measurements with charts", soft_wrap=True, markup=False)
         for result in outcome.results:
             note = " (SYNTHETIC PHANTOM)" if result.report.input.synthetic else ""
             out.print(f"{result.folder}{note}: {', '.join(result.report.files)}", soft_wrap=True, markup=False)
@@ -244,6 +250,6 @@ def _to_json(outcome: "Outcome", folder: Path, step: Steps) -> dict[str, Any]:
             for result in outcome.results
         ],
         "failures": [failure.reason for failure in outcome.failures],
-        "benchmarks": {"engines": str(folder / ENGINES), "serving": str(folder / SERVING)},
+        "benchmarks": {"engines": str(folder / ENGINES), "serving": str(folder / SERVING), "page": str(folder / PAGE)},
         "seconds": step.seconds,
     }

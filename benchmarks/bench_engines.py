@@ -1,165 +1,187 @@
 """`bench engines`: every network on every backend, in every precision and batch size, measured against each other."""
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib.util
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.base import Engine
-from ..engines.bundle import Bundle, Precision
-from ..engines.open import BACKENDS, PRECISIONS, Backend, file_precision, is_installed, open_engine
-from ..engines.predictor import Choice
+from ..engines.base import Engine, Tensors
+from ..engines.bundle import Bundle
+from ..engines.open import Backend, is_installed, open_engine
 from ..engines.ranking import Ranking
+from ..engines.tensorrt_engine import TensorRtEngine
 from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import TaskName
+from .engine_results import case_of, engine_result, peer_result
+from .fresh import METHOD as FRESH_METHOD
+from .fresh import measure_fresh
+from .gpu import measure_load, measure_stages
 from .inputs import batch_of, describe
-from .protocol import EngineCase, Method, Protocol, observe
-from .report import EngineReport, EngineResult, Parity, Skipped, Statistics
-from .timing import Call, Plan, Samples, WarmUp, WarmUpRule, interleave, warm_up
+from .memory import Growth, available_bytes
+from .nvml import open_gpus, why_no_nvml
+from .peers import Peer
+from .protocol import Method, PeerCase, Protocol, observe
+from .report import Ceilings, EngineReport, EngineResult, Fresh, PeerResult, Skipped, Yardstick
+from .timing import Call, Plan, Rounds, WarmUp, WarmUpRule, interleave, warm_up
+from .trtexec import TRTEXEC, run_trtexec
+from .ways import Way, open_way
+from .yardstick import DESCRIPTION, NAME, make_yardstick
 
-Opener = Callable[[Bundle, Choice], Engine]
+Opener = Callable[[Bundle, Way], Engine]
+#: Batch sizes that are tried where none is named, as far as graph and memory go.
+DOUBLINGS = tuple(2**power for power in range(11))
 
 
-def candidates(backends: Sequence[Backend], precisions: Sequence[Precision], threads: int | None) -> list[Choice]:
-    """Every combination of the two that exists."""
-    return [
-        Choice(backend, precision, threads)
-        for backend in BACKENDS
-        for precision in PRECISIONS[backend]
-        if backend in backends and precision in precisions
-    ]
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the calls.
+
+    Attributes:
+        fresh: load time, first inference and peak memory, in processes of their own.
+        roofline: the distance from what the layers must at least take.
+        peers: who else is measured in the same turns.
+    """
+
+    fresh: bool = False
+    roofline: bool = False
+    peers: tuple[Peer, ...] = ()
+
+
+@dataclass
+class _Run:
+    """A measurement under way: what every part of it needs, and what has come of it so far."""
+
+    protocol: Protocol
+    image: NDArray[np.int16]
+    plan: Plan
+    rule: WarmUpRule
+    extras: Extras
+    ceilings: dict[str, Ceilings]
+    results: list[EngineResult] = field(default_factory=list[EngineResult])
+    peers: list[PeerResult] = field(default_factory=list[PeerResult])
+    yardsticks: list[Yardstick] = field(default_factory=list[Yardstick])
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+
+    def skip(self, what: str, reason: str) -> None:
+        self.skipped.append(Skipped(what=what, reason=reason))
+
+
+def engine_protocol(
+    image: NDArray[np.int16], plan: Plan, rule: WarmUpRule, bundles: Mapping[TaskName, Bundle], *, fresh: bool = False
+) -> Protocol:
+    """The protocol of a measurement of engines that is about to start."""
+    return observe(_method(image, plan, rule, fresh=fresh), bundles)
 
 
 def measure_engines(
     bundles: Mapping[TaskName, Bundle],
-    choices: Sequence[Choice],
-    batches: Sequence[int],
+    ways: Sequence[Way],
+    batches: Sequence[int] | None,
     image: NDArray[np.int16],
     *,
     plan: Plan,
     rule: WarmUpRule,
+    extras: Extras | None = None,
+    protocol: Protocol | None = None,
     rankings: Mapping[TaskName, Ranking] | None = None,
-    opener: Opener | None = None,
+    opener: Opener = open_way,
     advance: Callable[[str], object] | None = None,
 ) -> EngineReport:
     """Measure the network of every bundle in every way; what cannot run is skipped and listed with the reason.
 
     Args:
+        batches: slices a call; None doubles from 1 for as long as a graph takes it and memory lasts.
         image: what the networks see, int16 HU ``[Z, H, W]``, through the bundle's own preprocessing.
+        extras: what is measured beside the calls; nothing unless given.
+        protocol: where it was observed already, with these arguments.
         rankings: what export found out about each network on this machine, for the report.
-        opener: opens the network of a bundle; `open_engine` unless a test plants another.
+        opener: opens the network of a bundle; `open_way` unless a test plants another.
         advance: told what comes next before every group of candidates that are measured in turns.
 
     Raises:
         UsageError: nothing at all could be measured; the message has the reasons.
     """
-    protocol = observe(_method(image, plan, rule), bundles)
-    results: list[EngineResult] = []
-    skipped: list[Skipped] = []
+    extras = extras or Extras()
+    run = _Run(
+        protocol or engine_protocol(image, plan, rule, bundles, fresh=extras.fresh), image, plan, rule, extras, {}
+    )
+    tell = advance or (lambda _: None)
+    if extras.roofline:
+        tell("ceilings of this machine")
+        _measure_ceilings(run, ways)
     for name, bundle in bundles.items():
         ranking = (rankings or {}).get(name)
         with ExitStack() as stack:
-            opened = _open(bundle, choices, skipped, stack, opener or _open_network)
-            for batch in batches:
-                fitting = _fitting(name, opened, batch, skipped)
-                if not fitting:
-                    continue
-                if advance is not None:
-                    advance(f"{name}, batch {batch}")
-                pixels = _pixels(bundle, batch_of(image, batch))
-                calls = {choice: _call(engine, pixels) for choice, engine in fitting.items()}
-                warm = {choice: warm_up(call, rule) for choice, call in calls.items()}
-                for choice, samples in interleave(calls, plan, items=batch).items():
-                    results.append(
-                        _result(bundle, choice, protocol, warm=warm[choice], samples=samples, ranking=ranking)
-                    )
-    if not results:
-        reasons = "; ".join(f"{item.what}: {item.reason}" for item in skipped)
+            opened = _open(run, bundle, ways, stack, opener)
+            peers = _open_peers(run, bundle, stack)
+            growth: dict[Way, Growth] = {}
+            for batch in batches if batches is not None else _doublings(opened):
+                tell(f"{name}, batch {batch}")
+                _measure_group(run, bundle, batch, opened, peers=peers, growth=growth, ranking=ranking)
+    if not run.results:
+        reasons = "; ".join(f"{item.what}: {item.reason}" for item in run.skipped)
         raise UsageError(f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}")
-    return EngineReport(protocol=protocol, results=tuple(results), skipped=tuple(skipped))
-
-
-def parity_of(bundle: Bundle, choice: Choice, ranking: Ranking | None) -> Parity | None:
-    """What is known of how a network decides: from this machine's ranking, else from export's evidence for its file.
-
-    Export's evidence is of ONNX Runtime and says nothing about another backend. None where nothing is known.
-    """
-    if choice.backend == "torch":
-        return Parity(label_agreement=1.0, verdict="passed", source="reference")
-    for way in ranking.ways if ranking else ():
-        if (way.backend, way.precision) == (choice.backend, choice.precision):
-            agreement = way.evidence.label_agreement if way.evidence else None
-            return Parity(label_agreement=agreement, verdict=way.verdict, source="this machine")
-    evidence = bundle.require("network", file_precision(choice.backend, choice.precision)).evidence
-    if choice.backend != "onnxruntime" or evidence is None:
-        return None
-    return Parity(label_agreement=evidence.label_agreement, verdict=evidence.verdict, source="export")
-
-
-def is_chosen(choice: Choice, ranking: Ranking | None) -> bool:
-    """Is this the way that `auto` takes: the fastest that passed?"""
-    passed = [way for way in ranking.ways if way.verdict == "passed"] if ranking else []
-    return bool(passed) and (passed[0].backend, passed[0].precision) == (choice.backend, choice.precision)
-
-
-def _result(
-    bundle: Bundle, choice: Choice, protocol: Protocol, *, warm: WarmUp, samples: Samples, ranking: Ranking | None
-) -> EngineResult:
-    case = EngineCase(
-        task=bundle.card.task,
-        backend=choice.backend,
-        precision=choice.precision,
-        batch=samples.items,
-        threads=choice.threads,
-    )
-    return EngineResult(
-        case=case,
-        protocol_sha256=protocol.sha256(case),
-        file_bytes=bundle.require("network", file_precision(choice.backend, choice.precision)).bytes,
-        parity=parity_of(bundle, choice, ranking),
-        chosen=is_chosen(choice, ranking),
-        warm_up_ns=warm.durations_ns,
-        durations_ns=samples.durations_ns,
-        statistics=Statistics.of(samples),
-        warnings=warm.warnings + samples.warnings,
+    return EngineReport(
+        protocol=run.protocol,
+        results=tuple(run.results),
+        peers=tuple(run.peers),
+        yardsticks=tuple(run.yardsticks),
+        ceilings=tuple(run.ceilings.values()),
+        skipped=tuple(run.skipped),
     )
 
 
-def _open(
-    bundle: Bundle, choices: Sequence[Choice], skipped: list[Skipped], stack: ExitStack, opener: Opener
-) -> dict[Choice, Engine]:
-    opened: dict[Choice, Engine] = {}
-    for choice in choices:
-        what = f"{bundle.card.task} {choice}"
-        if choice.backend == "torch" and choice.threads is not None:
-            skipped.append(Skipped(what=what, reason="torch takes its threads from the process: leave --threads out"))
-            continue
-        try:
-            opened[choice] = stack.enter_context(opener(bundle, choice))
-        except CoronanetError as error:
-            # A report names no folder of this machine.
-            skipped.append(Skipped(what=what, reason=str(error).replace(str(bundle.path), bundle.path.name)))
-    return opened
+def _measure_group(
+    run: _Run,
+    bundle: Bundle,
+    batch: int,
+    opened: Mapping[Way, Engine],
+    *,
+    peers: Mapping[Peer, Engine],
+    growth: dict[Way, Growth],
+    ranking: Ranking | None,
+) -> None:
+    """One network and batch in every way, in turns, and then what is measured of each way alone."""
+    name = bundle.card.task
+    fitting = _fitting(run, name, opened, batch)
+    fresh = _measure_fresh(run, bundle, fitting, batch, growth) if run.extras.fresh else {}
+    if run.extras.fresh:
+        fitting = {way: engine for way, engine in fitting.items() if way in fresh}
+    if not fitting:
+        return
+    feeds = feeds_of(bundle, batch_of(run.image, batch))
+    calls: dict[Hashable, Call] = {way: engine_call(engine, feeds) for way, engine in fitting.items()}
+    beside = {peer: engine for peer, engine in peers.items() if engine.max_batch >= batch}
+    differences = _first_calls(run, beside, feeds, _reference(opened), what=f"{name} {{}} batch {batch}")
+    calls |= {peer: engine_call(beside[peer], feeds) for peer in differences}
+    warm = {key: warm_up(call, run.rule) for key, call in calls.items()}
+    calls[NAME] = make_yardstick()
+    taken = interleave(calls, run.plan, items=batch)
+    run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
+    for way, engine in fitting.items():
+        case = case_of(name, way, batch, engine)
+        result = engine_result(bundle, case, run.protocol, warm=warm[way], rounds=taken[way], ranking=ranking)
+        result = result.model_copy(update={"fresh": fresh.get(way)})
+        run.results.append(_add_what_a_gpu_tells(run, result, engine, feeds))
+        _add_roofline(run, bundle, way)
+    for peer, difference in differences.items():
+        case = PeerCase(task=name, peer=peer.name, batch=batch, threads=None)
+        run.peers.append(
+            peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
+        )
+    if run.extras.peers and any(way.on_gpu for way in fitting):
+        _measure_trtexec(run, bundle, batch)
 
 
-def _fitting(
-    name: TaskName, opened: Mapping[Choice, Engine], batch: int, skipped: list[Skipped]
-) -> dict[Choice, Engine]:
-    """The engines that take such a batch; the others are noted as skipped."""
-    skipped += [
-        Skipped(what=f"{name} {choice} batch {batch}", reason=f"the graph takes a batch of at most {engine.max_batch}")
-        for choice, engine in opened.items()
-        if engine.max_batch < batch
-    ]
-    return {choice: engine for choice, engine in opened.items() if engine.max_batch >= batch}
+def engine_call(engine: Engine, feeds: Tensors) -> Call:
+    """What the clock runs around."""
+    return lambda: engine.infer(feeds)
 
 
-def _open_network(bundle: Bundle, choice: Choice) -> Engine:
-    return open_engine(bundle, backend=choice.backend, precision=choice.precision, threads=choice.threads)
-
-
-def _pixels(bundle: Bundle, image: NDArray[np.int16]) -> NDArray[np.float32]:
+def pixels_of(bundle: Bundle, image: NDArray[np.int16]) -> NDArray[np.float32]:
     """``image`` through the bundle's preprocessing, a slice at a time, so that its largest batch does not matter."""
     backend: Backend = "onnxruntime" if is_installed("onnxruntime") else "torch"
     with open_engine(bundle, graph="preprocess", backend=backend) as preprocess:
@@ -167,18 +189,170 @@ def _pixels(bundle: Bundle, image: NDArray[np.int16]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.concatenate(parts))
 
 
-def _call(engine: Engine, pixels: NDArray[np.float32]) -> Call:
-    feeds = {engine.inputs[0].name: pixels}
-    return lambda: engine.infer(feeds)
+def hide_folder(bundle: Bundle, error: Exception) -> str:
+    """A reason for a report, which names no folder of this machine."""
+    return str(error).replace(str(bundle.path), bundle.path.name)
 
 
-def _method(image: NDArray[np.int16], plan: Plan, rule: WarmUpRule) -> Method:
+def feeds_of(bundle: Bundle, image: NDArray[np.int16]) -> Tensors:
+    return {bundle.require("network").inputs[0].name: pixels_of(bundle, image)}
+
+
+def _open(run: _Run, bundle: Bundle, ways: Sequence[Way], stack: ExitStack, opener: Opener) -> dict[Way, Engine]:
+    opened: dict[Way, Engine] = {}
+    for way in ways:
+        what = f"{bundle.card.task} {way}"
+        if way.choice.backend == "torch" and way.choice.threads is not None:
+            run.skip(what, "torch takes its threads from the process: leave --threads out")
+            continue
+        try:
+            opened[way] = stack.enter_context(opener(bundle, way))
+        except CoronanetError as error:
+            run.skip(what, hide_folder(bundle, error))
+    return opened
+
+
+def _open_peers(run: _Run, bundle: Bundle, stack: ExitStack) -> dict[Peer, Engine]:
+    opened: dict[Peer, Engine] = {}
+    for peer in run.extras.peers:
+        try:
+            opened[peer] = stack.enter_context(peer.open_engine(bundle))
+        except Exception as error:  # a peer dies of what it likes, and that is the reason why it is missing
+            run.skip(f"{bundle.card.task} {peer.name}", _first_line(hide_folder(bundle, error)))
+    return opened
+
+
+def _reference(opened: Mapping[Way, Engine]) -> Engine:
+    """Torch where it is measured too, else whatever is."""
+    return next(
+        (engine for way, engine in opened.items() if way.choice.backend == "torch"), next(iter(opened.values()))
+    )
+
+
+def _first_calls(
+    run: _Run, peers: Mapping[Peer, Engine], feeds: Tensors, reference: Engine, *, what: str
+) -> dict[Peer, float]:
+    """The first call of every peer, which compiles where it must, and how far its logits are from the reference's.
+
+    Args:
+        what: what a peer that fails is called where it is skipped, with its name to be filled in.
+    """
+    found: dict[Peer, float] = {}
+    if not peers:
+        return found
+    (truth,) = reference.infer(feeds).values()
+    for peer, engine in peers.items():
+        try:
+            (answer,) = engine.infer(feeds).values()
+        except Exception as error:  # as where it is opened
+            run.skip(what.format(peer.name), _first_line(str(error)))
+            continue
+        found[peer] = float(np.max(np.abs(answer - truth)))
+    return found
+
+
+def _measure_trtexec(run: _Run, bundle: Bundle, batch: int) -> None:
+    name = bundle.card.task
+    try:
+        latencies = run_trtexec(bundle, batch)
+    except UsageError as error:
+        run.skip(f"{name} {TRTEXEC.name} batch {batch}", hide_folder(bundle, error))
+        return
+    case = PeerCase(task=name, peer=TRTEXEC.name, batch=batch, threads=None)
+    rounds, warm = Rounds((latencies,), batch), WarmUp((), stable=True)
+    run.peers.append(peer_result(case, run.protocol, TRTEXEC, warm=warm, rounds=rounds, difference=None))
+
+
+def _measure_fresh(
+    run: _Run, bundle: Bundle, fitting: Mapping[Way, Engine], batch: int, growth: dict[Way, Growth]
+) -> dict[Way, Fresh]:
+    """Each way in a process of its own, unless memory would not last; a way that fails there is not measured here."""
+    found: dict[Way, Fresh] = {}
+    for way in fitting:
+        what, known = f"{bundle.card.task} {way} batch {batch}", growth.setdefault(way, Growth())
+        needed, free = known.predict(batch), available_bytes()
+        if needed is not None and free is not None and needed > free:
+            run.skip(what, f"it would take about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
+            continue
+        try:
+            found[way] = measure_fresh(bundle, way, batch)
+        except UsageError as error:
+            run.skip(what, hide_folder(bundle, error))
+            continue
+        known.add(batch, found[way].peak_bytes)
+    return found
+
+
+def _add_what_a_gpu_tells(run: _Run, result: EngineResult, engine: Engine, feeds: Tensors) -> EngineResult:
+    """A call taken apart, and the board under steady load; nothing for an engine that runs on a CPU."""
+    if not isinstance(engine, TensorRtEngine):
+        return result
+    load = None
+    with open_gpus() as gpus:
+        if gpus:
+            load = measure_load(engine, feeds, result.case.batch, gpus[0])
+        else:
+            run.skip(f"{result.case} power and clocks", why_no_nvml() or "NVML shows no GPU")
+    return result.model_copy(update={"stages": measure_stages(engine, feeds), "gpu": load})
+
+
+def _add_roofline(run: _Run, bundle: Bundle, way: Way) -> None:
+    """Put the last result under the roof, where its ceilings were measured."""
+    ceilings, result = run.ceilings.get("gpu" if way.on_gpu else "cpu"), run.results[-1]
+    if ceilings is None:
+        return
+    from .roofline import roofline
+
+    try:
+        found = roofline(bundle, way, result.case.batch, result.statistics.p50_ms, ceilings)
+    except UsageError as error:
+        run.skip(f"{result.case} roofline", hide_folder(bundle, error))
+        return
+    run.results[-1] = result.model_copy(update={"roofline": found})
+
+
+def _measure_ceilings(run: _Run, ways: Sequence[Way]) -> None:
+    if importlib.util.find_spec("onnx") is None:
+        run.skip("roofline", "onnx is not installed: pip install 'coronanet[cpu]'")
+        return
+    from .ceilings import measure_cpu_ceilings, measure_gpu_ceilings
+
+    threads = next((way.choice.threads for way in ways), None)
+    run.ceilings["cpu"] = measure_cpu_ceilings(threads)
+    if any(way.on_gpu for way in ways):
+        found = measure_gpu_ceilings()
+        if isinstance(found, str):
+            run.skip("roofline on the GPU", found)
+        else:
+            run.ceilings["gpu"] = found
+
+
+def _doublings(opened: Mapping[Way, Engine]) -> Iterator[int]:
+    largest = max((engine.max_batch for engine in opened.values()), default=0)
+    return (batch for batch in DOUBLINGS if batch <= largest)
+
+
+def _fitting(run: _Run, name: TaskName, opened: Mapping[Way, Engine], batch: int) -> dict[Way, Engine]:
+    """The engines that take such a batch; the others are noted as skipped."""
+    for way, engine in opened.items():
+        if engine.max_batch < batch:
+            run.skip(f"{name} {way} batch {batch}", f"the graph takes a batch of at most {engine.max_batch}")
+    return {way: engine for way, engine in opened.items() if engine.max_batch >= batch}
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "no message")[:300]
+
+
+def _method(image: NDArray[np.int16], plan: Plan, rule: WarmUpRule, *, fresh: bool) -> Method:
     return Method(
         verb="bench engines",
         measures="one synchronous infer() of the network alone: preprocessing and decision left out",
         transfers="arrays of this process in and out; copies to and from the engine counted",
-        order="all ways to run a task and batch in turns; in a turn one call that is not counted, then a block that is",
+        order="all ways to run a task and batch in turns, and a yardstick with them; in a turn one call that is not "
+        f"counted, then a block that is. Yardstick: {DESCRIPTION}",
         input=describe(image, "through the bundle's own preprocessing"),
         warm_up=rule,
         plan=plan,
+        fresh=FRESH_METHOD if fresh else None,
     )

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,17 +19,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..engines.bundle import Bundle, Precision
-from ..engines.machine import Machine, installed_version, observe_machine
+from ..engines.machine import CPUINFO, Machine, installed_version, observe_machine
 from ..engines.open import Backend
 from ..engines.places import ROOT
 from ..model.card import StrictModel
 from ..model.tasks import TaskName
 from .load import LoadPlan
+from .nvml import GpuMoment, gpu_moments
 from .timing import Plan, WarmUpRule
 
 #: Packages whose version can change a result.
 PACKAGES = (
     "coronanet",
+    "cuda-python",
     "numpy",
     "nvidia-pytriton",
     "onnx",
@@ -35,10 +39,30 @@ PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx",
     "torch",
     "tritonclient",
 )
-Target = Literal["served", "in_process"]
+#: Variables of the environment that change how many threads compute, or with what; none of them can hold a folder.
+VARIABLES = (
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_NUM_THREADS",
+)
+STAT = Path("/proc/stat")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+#: Share of the cores' time above which a report says that the machine was not its own.
+BUSY = 0.25
+#: How long the machine is watched before it is used.
+WATCH_S = 0.1
+Target = Literal["served", "in_process", "perf_analyzer"]
 
 
 class InputRecord(StrictModel):
@@ -56,7 +80,10 @@ class InputRecord(StrictModel):
 
 
 class EngineCase(StrictModel):
-    """One network on one backend in one precision; ``threads`` None leaves the number to the backend."""
+    """One network on one backend in one precision; ``threads`` None leaves the number to the backend.
+
+    ``graphs`` says whether copies and kernels were replayed as one CUDA graph; None where the backend has none.
+    """
 
     kind: Literal["engine"] = "engine"
     task: TaskName
@@ -64,11 +91,30 @@ class EngineCase(StrictModel):
     precision: Precision
     batch: Annotated[int, Field(ge=1)]
     threads: int | None
+    graphs: bool | None = None
+
+    def __str__(self) -> str:
+        graphs = {None: "", True: ", CUDA graph", False: ", no CUDA graph"}[self.graphs]
+        return f"{self.task} {self.backend} {self.precision} batch {self.batch}{graphs}"
+
+
+class PeerCase(StrictModel):
+    """The same weights run by somebody else's means, as its users would; ``threads`` as in `EngineCase`."""
+
+    kind: Literal["peer"] = "peer"
+    task: TaskName
+    peer: str
+    batch: Annotated[int, Field(ge=1)]
+    threads: int | None
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.peer} batch {self.batch}"
 
 
 class LoadCase(StrictModel):
     """One target under closed-loop load; ``threads`` are those of one inference.
 
+    ``perf_analyzer`` is the served model again, asked by NVIDIA's own client.
     ``engines`` says what runs each network of a chain in process; what runs behind a server only the server knows.
     """
 
@@ -80,36 +126,60 @@ class LoadCase(StrictModel):
     threads: int | None
     engines: dict[str, str]
 
+    def __str__(self) -> str:
+        return f"{self.target} {self.model} concurrency {self.concurrency} batch {self.batch}"
+
 
 class Method(StrictModel):
-    """How the samples were taken: what the clock runs around, what it leaves out, and in which order."""
+    """How the samples were taken: what the clock runs around, what it leaves out, and in which order.
 
-    verb: Literal["bench engines", "bench serving"]
+    ``fresh`` says how load time, first inference and peak memory were taken; None where they were not.
+    """
+
+    verb: Literal["bench engines", "bench serving", "bench study", "bench waterfall"]
     measures: str
     transfers: str
     order: str
     input: InputRecord
     warm_up: WarmUpRule
     plan: Plan | LoadPlan
+    fresh: str | None = None
 
 
 class Software(StrictModel):
     """What ran: ``source`` is the commit of a checkout, ``+`` where it had changes, else the version.
 
-    ``bundles`` gives the hash of each bundle's manifest, by task.
+    ``environment`` are those of `VARIABLES` that were set; ``bundles`` gives the hash of each bundle's manifest, by
+    task.
     """
 
     source: str
     python: str
     packages: dict[str, str]
+    environment: dict[str, str] = Field(default_factory=dict[str, str])
     bundles: dict[str, str]
 
 
 class Moment(StrictModel):
-    """When, and how busy the machine was already: the load average of the last minute, where the system tells."""
+    """When, and what the machine was doing already, each where the system tells.
+
+    ``load_average`` is of the last minute; ``busy_share`` (0..1) is the time that all cores together did not idle in
+    the tenth of a second before the start; ``cpu_mhz`` the mean clock then, ``governor`` what steers it.
+    """
 
     started: str
     load_average: float | None
+    busy_share: float | None = None
+    cpu_mhz: float | None = None
+    governor: str | None = None
+    gpus: tuple[GpuMoment, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before believing a number that was taken then."""
+        if self.busy_share is not None and self.busy_share > BUSY:
+            return (f"busy machine: {self.busy_share:.0%} of its cores' time was taken before the measurement began",)
+        return ()
 
 
 class Protocol(StrictModel):
@@ -133,7 +203,9 @@ class Protocol(StrictModel):
 
 def observe(method: Method, bundles: Mapping[TaskName, Bundle]) -> Protocol:
     """The protocol of a measurement that is about to start on this machine."""
-    return Protocol(method=method, software=observe_software(bundles), machine=observe_machine(), moment=_moment())
+    # First, so that it is of the machine as it was found.
+    moment = observe_moment()
+    return Protocol(method=method, software=observe_software(bundles), machine=observe_machine(), moment=moment)
 
 
 def observe_software(bundles: Mapping[TaskName, Bundle]) -> Software:
@@ -141,13 +213,43 @@ def observe_software(bundles: Mapping[TaskName, Bundle]) -> Software:
         source=_source(ROOT),
         python=platform.python_version(),
         packages={name: version for name in PACKAGES if (version := installed_version(name)) is not None},
+        environment={name: os.environ[name] for name in VARIABLES if name in os.environ},
         bundles={name: bundle.sha256 for name, bundle in sorted(bundles.items())},
     )
 
 
-def _moment() -> Moment:
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return Moment(started=datetime.now(UTC).isoformat(timespec="seconds"), load_average=load)
+def observe_moment() -> Moment:
+    """The machine as it is now, watched for a tenth of a second."""
+    before = _cpu_times()
+    time.sleep(WATCH_S)
+    return Moment(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        busy_share=busy_share(before, _cpu_times()),
+        cpu_mhz=_cpu_mhz(),
+        governor=GOVERNOR.read_text(encoding="ascii").strip() if GOVERNOR.is_file() else None,
+        gpus=gpu_moments(),
+    )
+
+
+def busy_share(before: tuple[int, ...], after: tuple[int, ...]) -> float | None:
+    """The share (0..1) of time between two readings of ``/proc/stat`` that was neither idle nor waiting for a disk."""
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    idle = sum(spent[3:5])
+    return (sum(spent) - idle) / sum(spent) if sum(spent) > 0 else None
+
+
+def _cpu_times() -> tuple[int, ...]:
+    """Ticks of all cores: user, nice, system, idle, iowait, irq, softirq, steal; empty where nothing tells."""
+    if not STAT.is_file():
+        return ()
+    return tuple(int(part) for part in STAT.read_text(encoding="ascii").partition("\n")[0].split()[1:9])
+
+
+def _cpu_mhz() -> float | None:
+    text = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
+    clocks = [float(found) for found in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
+    return sum(clocks) / len(clocks) if clocks else None
 
 
 def _source(root: Path) -> str:

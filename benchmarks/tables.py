@@ -1,13 +1,16 @@
 """Reports as tables for people, none wider than 80 columns."""
 
 from collections.abc import Iterable
+from statistics import median
 
 from rich import box
 from rich.table import Table
 
-from .bench_serving import label
-from .protocol import LoadCase
-from .report import Agreement, EngineReport, EngineResult, LoadResult, Parity, ServingReport, Statistics
+from .bench_serving import ENSEMBLE
+from .protocol import EngineCase, LoadCase, PeerCase
+from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Report, Statistics
+from .serving_report import Agreement, LoadResult, RateResult, ServingReport
+from .timing import NS_PER_MS
 
 MB = 1_000_000
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
@@ -16,7 +19,7 @@ CAPTION = "IQR: the middle half of the samples as a share of p50."
 
 def engines_table(report: EngineReport) -> Table:
     """One row an engine, the fastest of each task and batch first."""
-    table = _table(
+    table = plain_table(
         "Networks alone, one caller",
         f"{CAPTION} Parity: equal labels. * what `auto` runs.",
         ("model", "engine", ""),
@@ -29,8 +32,8 @@ def engines_table(report: EngineReport) -> Table:
                 "" if place else f"{_short(case.task)} x{case.batch}",
                 _engine(result),
                 case.precision,
-                *_latencies(numbers),
-                _spread(numbers),
+                *latencies(numbers),
+                spread(numbers),
                 f"{numbers.throughput_per_s:.1f}",
                 _parity(result.parity),
             )
@@ -38,31 +41,134 @@ def engines_table(report: EngineReport) -> Table:
     return table
 
 
-def serving_table(report: ServingReport) -> Table:
-    """One row a target."""
-    table = _table(
-        f"{report.results[0].case.model} under closed-loop load",
-        CAPTION,
-        ("target",),
-        (*LATENCIES, "IQR", "slices/s", "sent", "failed"),
+def details_table(report: EngineReport) -> Table:
+    """One row an engine: how it starts, what memory it takes, and how far it is from the roof."""
+    table = plain_table(
+        "Start, memory and roof",
+        "Each start in a process of its own. Roof: least time of the layers, and its share of p50.",
+        ("model", "engine", ""),
+        ("load ms", "first", "peak MB", "GFLOP", "roof ms", "share"),
+    )
+    for group in _groups(report.results):
+        for place, result in enumerate(group):
+            fresh, roof = result.fresh, result.roofline
+            table.add_row(
+                "" if place else f"{_short(result.case.task)} x{result.case.batch}",
+                _engine(result),
+                result.case.precision,
+                *(
+                    (f"{fresh.load_ms:.0f}", f"{fresh.first_ms:.1f}", f"{fresh.peak_bytes / MB:.0f}")
+                    if fresh
+                    else "---"
+                ),
+                *((f"{roof.flops / 1e9:.2f}", f"{roof.bound_ms:.2f}", f"{roof.share:.0%}") if roof else "---"),
+            )
+        table.add_section()
+    return table
+
+
+def gpu_table(report: EngineReport) -> Table:
+    """One row a way on the GPU: the call taken apart, and the board under steady load."""
+    table = plain_table(
+        "On the GPU",
+        "Medians; a wait after every stage, so the three take longer than a call. Power and energy: the board.",
+        ("model", "way"),
+        ("p50 ms", "h2d", "compute", "d2h", "MHz", "W", "busy", "mJ/slice"),
     )
     for result in report.results:
-        numbers = result.statistics
+        stages, load = result.stages, result.gpu
+        if stages is None:
+            continue
         table.add_row(
-            label(result.case),
-            *(_latencies(numbers) if numbers else "---"),
-            _spread(numbers) if numbers else "-",
-            f"{_throughput(result):.1f}",
-            str(result.requests),
-            str(sum(result.errors.values())),
+            f"{_short(result.case.task)} x{result.case.batch}",
+            f"{result.case.precision}{', graph' if result.case.graphs else ''}",
+            f"{result.statistics.p50_ms:.2f}",
+            *(f"{median(one) / NS_PER_MS:.3f}" for one in (stages.upload_ns, stages.compute_ns, stages.download_ns)),
+            *(
+                "-" if value is None else f"{value:.0f}"
+                for value in (
+                    load and load.sm_clock_mhz,
+                    load and load.power_w,
+                    load and load.utilisation_share and 100 * load.utilisation_share,
+                    load and load.energy_j_per_slice and 1000 * load.energy_j_per_slice,
+                )
+            ),
         )
     return table
+
+
+def peers_table(report: EngineReport) -> Table:
+    """Our fastest way and every peer, for each task and batch, the fastest first; how many times ours is faster."""
+    table = plain_table(
+        "The same weights by other means, measured in the same turns",
+        "Off: largest difference of a logit from the reference. Ours: the fastest whose parity passed.",
+        ("model", "by"),
+        ("p50 ms", "IQR", "slices/s", "off", "times ours"),
+    )
+    for (task, batch), group in _peer_groups(report).items():
+        ours = min(group[0], key=lambda result: result.statistics.p50_ms, default=None)
+        rows = [
+            (f"ours: {one.case.backend} {one.case.precision}", one.statistics, "") for one in ([ours] if ours else [])
+        ]
+        rows += [
+            (one.case.peer, one.statistics, "" if one.max_difference is None else f"{one.max_difference:.0e}")
+            for one in group[1]
+        ]
+        rows.sort(key=lambda row: row[1].p50_ms)
+        for place, (who, numbers, off) in enumerate(rows):
+            table.add_row(
+                "" if place else f"{_short(task)} x{batch}",
+                who,
+                latencies(numbers)[0],
+                spread(numbers),
+                f"{numbers.throughput_per_s:.1f}",
+                off,
+                f"{numbers.p50_ms / ours.statistics.p50_ms:.2f}" if ours else "-",
+            )
+        table.add_section()
+    return table
+
+
+def comparisons_table(comparisons: Iterable[Comparison]) -> Table:
+    """One row a case: how long B takes for each of A's milliseconds, and whether that is more than noise."""
+    table = plain_table(
+        "B over A",
+        "Ratio with its 95 % interval; noise unless all of it lies beyond 1 and the floor.",
+        ("case",),
+        ("A ms", "B ms", "ratio", "interval", "floor", "verdict"),
+    )
+    for one in comparisons:
+        table.add_row(
+            _short_case(one.case),
+            f"{one.a_p50_ms:.1f}",
+            f"{one.b_p50_ms:.1f}",
+            f"{one.ratio:.3f}",
+            f"{one.low:.3f}-{one.high:.3f}",
+            f"{one.noise_floor:.1%}",
+            one.verdict,
+        )
+    return table
+
+
+def comparison_notes(report: CompareReport) -> list[str]:
+    """What must be read with a comparison: what was allowed to differ, what only one has, how the machine was."""
+    notes = [f"differs, as allowed: {name}" for name in report.varied]
+    notes += [f"{which}: {text}" for which, one in (("A", report.a), ("B", report.b)) for text in one.moment.warnings]
+    for which, cases in (("A", report.only_in_a), ("B", report.only_in_b)):
+        if cases:
+            more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+            notes.append(f"only in {which}: {cases[0]}{more}")
+    if any(one.relative_to is None for one in report.comparisons):
+        notes.append(
+            "no yardstick in these reports: how the machine changed between them is unknown, the floor is wide"
+        )
+    return notes
 
 
 def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table:
     """The whole story: every network on every engine for one call, then the ensemble, served and in process."""
     batch = min(result.case.batch for result in engines.results)
-    table = _table(
+    table = plain_table(
         f"Corona-Net on this machine, {batch} {'slice' if batch == 1 else 'slices'} a call",
         "MB: the network's ONNX file. Parity: equal labels. * what `auto` runs.",
         ("model", "", "engine"),
@@ -76,7 +182,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
                 _engine(result),
                 f"{result.file_bytes / MB:.1f}",
                 _parity(result.parity),
-                *_latencies(result.statistics),
+                *latencies(result.statistics),
                 f"{result.statistics.throughput_per_s:.1f}",
             )
         table.add_section()
@@ -88,7 +194,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
             _where(result.case),
             "",
             _agreement(agreement),
-            *_latencies(numbers),
+            *latencies(numbers),
             f"{numbers.throughput_per_s:.1f}",
         )
     return table
@@ -96,35 +202,14 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
 
 def engine_notes(report: EngineReport) -> list[str]:
     """What must be read with the table: warnings by kind, and what was skipped."""
-    named: list[tuple[str, EngineResult | LoadResult]] = [
+    named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
-    return _gather(named) + [f"skipped {item.what}: {item.reason}" for item in report.skipped]
+    skipped = [f"skipped {item.what}: {item.reason}" for item in report.skipped]
+    return [*report.protocol.moment.warnings, *gather(named), *skipped]
 
 
-def serving_notes(report: ServingReport) -> list[str]:
-    """Warnings by kind, the kinds of failure, and where the server does not agree with the chain in process."""
-    notes = _gather([(label(result.case), result) for result in report.results])
-    for result in report.results:
-        notes += [f"{label(result.case)}: {count} x {kind}" for kind, count in result.errors.items()]
-    for item in report.agreement:
-        if item.equal_share is not None and item.equal_share < 1:
-            notes.append(f"{item.output}: served and in process differ on {1 - item.equal_share:.2e} of the labels")
-        if item.max_difference:
-            notes.append(f"{item.output}: served and in process differ by up to {item.max_difference:.1e}")
-    return notes
-
-
-def ratio_lines(report: ServingReport) -> list[str]:
-    """Served throughput over the best in process, a line a concurrency."""
-    return [
-        f"served at concurrency {ratio.concurrency}: {ratio.median:.2f} of the throughput of {ratio.against} "
-        f"(rounds {ratio.lowest:.2f} to {ratio.highest:.2f})"
-        for ratio in report.ratios
-    ]
-
-
-def machine_line(report: EngineReport | ServingReport) -> str:
+def machine_line(report: Report) -> str:
     """Where and when: what a person compares before comparing numbers."""
     machine, moment = report.protocol.machine, report.protocol.moment
     busy = "" if moment.load_average is None else f", load {moment.load_average:.1f} at the start"
@@ -132,7 +217,7 @@ def machine_line(report: EngineReport | ServingReport) -> str:
     return f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}{busy}"
 
 
-def _table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
+def plain_table(title: str, caption: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     table = Table(
         title=title,
         caption=caption,
@@ -164,11 +249,27 @@ def _ensemble_rows(serving: ServingReport | None) -> list[tuple[LoadResult, Stat
         answered = [
             (result, result.statistics)
             for result in (serving.results if serving else ())
-            if result.case.target == target and result.statistics is not None
+            if (result.case.target, result.case.model) == (target, ENSEMBLE) and result.statistics is not None
         ]
         if answered:
             found.append(max(answered, key=lambda pair: pair[1].throughput_per_s))
     return found
+
+
+def _peer_groups(report: EngineReport) -> dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]]:
+    """Our results that passed parity, and the peers, by task and batch."""
+    groups: dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]] = {}
+    for peer in report.peers:
+        groups.setdefault((peer.case.task, peer.case.batch), ([], []))[1].append(peer)
+    for result in report.results:
+        group = groups.get((result.case.task, result.case.batch))
+        if group and result.parity is not None and result.parity.verdict == "passed":
+            group[0].append(result)
+    return groups
+
+
+def _short_case(case: EngineCase | PeerCase | LoadCase) -> str:
+    return str(case).replace("_segmentation", "").replace("batch ", "x")
 
 
 def _short(task: str) -> str:
@@ -186,18 +287,14 @@ def _where(case: LoadCase) -> str:
     return f"local, {case.concurrency} x {case.threads} thr"
 
 
-def _throughput(result: LoadResult) -> float:
-    return result.statistics.throughput_per_s if result.statistics else 0.0
-
-
-def _latencies(numbers: Statistics) -> tuple[str, str, str]:
+def latencies(numbers: Statistics) -> tuple[str, str, str]:
     p50, p95, p99 = (
         f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}" for ms in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms)
     )
     return p50, p95, p99
 
 
-def _spread(numbers: Statistics) -> str:
+def spread(numbers: Statistics) -> str:
     """Fewer than four samples have no middle half."""
     return f"{numbers.spread:.0%}" if numbers.count >= 4 else "-"
 
@@ -209,20 +306,20 @@ def _parity(parity: Parity | None) -> str:
         return "ref."
     if parity.verdict != "passed" or parity.label_agreement is None:
         return parity.verdict.replace("_", " ")
-    return _share(parity.label_agreement)
+    return share(parity.label_agreement)
 
 
 def _agreement(items: Iterable[Agreement]) -> str:
     shares = [item.equal_share for item in items if item.equal_share is not None]
-    return _share(min(shares)) if shares else ""
+    return share(min(shares)) if shares else ""
 
 
-def _share(share: float) -> str:
+def share(share: float) -> str:
     """A share in percent; what is not everything never reads 100 %."""
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 
 
-def _gather(named: list[tuple[str, EngineResult | LoadResult]]) -> list[str]:
+def gather(named: list[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
     """One line a kind of warning: how many results it concerns, and the first of them in full."""
     concerned: dict[str, list[str]] = {}
     for name, result in named:

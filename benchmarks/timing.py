@@ -100,6 +100,25 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What one candidate took when it was measured in turns with others: the counted durations of every round.
+
+    Rounds of candidates that were measured together are comparable one by one: they lie close in time.
+
+    Attributes:
+        rounds_ns: nanoseconds of each counted call, by round, in the order measured; no round is empty.
+        items: slices a call.
+    """
+
+    rounds_ns: tuple[tuple[int, ...], ...]
+    items: int = 1
+
+    @property
+    def samples(self) -> Samples:
+        return Samples(tuple(duration for one in self.rounds_ns for duration in one), self.items)
+
+
+@dataclass(frozen=True)
 class WarmUpRule:
     """Warm-up ends when the medians of two neighbouring windows agree, or at a bound.
 
@@ -178,19 +197,19 @@ def interleave(
     *,
     items: int = 1,
     clock: Clock = time.perf_counter_ns,
-) -> dict[Key, Samples]:
+) -> dict[Key, Rounds]:
     """Measure candidates in turns, so that what disturbs the machine disturbs all of them and ratios hold.
 
     Args:
         calls: what to call, by candidate.
         items: slices a call.
     """
-    durations: dict[Key, list[int]] = {key: [] for key in calls}
+    taken: dict[Key, list[tuple[int, ...]]] = {key: [] for key in calls}
     for order in rounds(list(calls), plan.rounds, plan.limit_s, clock=clock):
         for key in order:
-            most = min(plan.block, plan.repeats - len(durations[key]))
-            durations[key] += _turn(calls[key], plan.settle, most, plan.limit_s / len(calls), clock)
-    return {key: Samples(tuple(values), items) for key, values in durations.items()}
+            most = min(plan.block, plan.repeats - sum(map(len, taken[key])))
+            taken[key].append(tuple(_turn(calls[key], plan.settle, most, plan.limit_s / len(calls), clock)))
+    return {key: Rounds(tuple(blocks), items) for key, blocks in taken.items()}
 
 
 def _turn(call: Call, settle: int, most: int, limit_s: float, clock: Clock) -> list[int]:

@@ -1,6 +1,6 @@
 """The one interface to a network that can be run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -31,7 +31,8 @@ class Engine(Protocol):
     """A network, or one step of a chain, ready to run.
 
     ``infer`` is synchronous, takes exactly ``inputs`` and returns exactly ``outputs``; what it returns belongs to the
-    caller. An engine is used by one thread at a time.
+    caller. ``infer_each`` answers many feeds in their order, as they are asked for; an engine that can work on several
+    at once does. An engine is used by one thread at a time.
     """
 
     @property
@@ -42,6 +43,7 @@ class Engine(Protocol):
     def max_batch(self) -> int: ...
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]: ...
+    def infer_each(self, feeds: Iterable[Tensors]) -> Iterator[dict[str, NDArray[Any]]]: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -66,6 +68,10 @@ class EngineBase:
     @property
     def max_batch(self) -> int:
         return self._max_batch
+
+    def infer_each(self: Engine, feeds: Iterable[Tensors]) -> Iterator[dict[str, NDArray[Any]]]:
+        """One after the other."""
+        return map(self.infer, feeds)
 
     def close(self) -> None:
         """Give back what the engine holds; an engine without resources of its own holds nothing."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..model.card import StrictModel
 
 CPUINFO = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
 #: What Linux calls the instructions that decide how fast a network runs, by the name that people use.
 CPU_FEATURES = {
     "AVX2": ("avx2",),
@@ -52,6 +53,20 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
     """The keys of ``CPU_FEATURES`` that the text of ``/proc/cpuinfo`` shows."""
     flags = set(_field(cpuinfo, "flags").split())
     return tuple(name for name, spellings in CPU_FEATURES.items() if flags.intersection(spellings))
+
+
+def saturates_int8(cpu_features: Sequence[str]) -> bool:
+    """Whether products of int8 are added in int16 on such a CPU, which overflows where both factors are large.
+
+    So x86 does without VNNI (``vpmaddubsw``), in ONNX Runtime and OpenVINO alike; weights of 7 bits do not overflow.
+    """
+    return "AVX2" in cpu_features and "VNNI" not in cpu_features
+
+
+def peak_memory_bytes() -> int | None:
+    """The most of this process that was ever resident, None where the system does not tell."""
+    peak = _field(STATUS.read_text(encoding="ascii", errors="replace"), "VmHWM") if STATUS.is_file() else ""
+    return int(peak.split()[0]) * 1024 if peak else None
 
 
 def available_cores() -> int:

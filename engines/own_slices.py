@@ -71,7 +71,7 @@ def own_slices(folder: Path, window: Window | None) -> GateSlices:
     chosen = evenly(find_inputs(folder / IMAGES), MOST)
     samples: list[Sample] = []
     for number, found in enumerate(chosen):
-        study = found.read(Reading(window))
+        study = found.open(Reading(window)).complete()
         share = MOST * (number + 1) // len(chosen) - MOST * number // len(chosen)
         mask = np.zeros(study.image.shape, np.uint8) if masks is None else _mask(masks, study)
         samples += [

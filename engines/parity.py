@@ -1,5 +1,6 @@
 """Parity: does a deployed form see and decide what the torch reference does, slice by slice?"""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from .bundle import Evidence, Graph, Precision
 from .predictor import Predictor
 from .slices import GateSlices
 
-#: Largest difference of a pixel after preprocessing, on values of about +-2; float32 resizing differs by rounding.
+#: Largest difference of a pixel after preprocessing, on values of about +-2, and of a probability after the decision
+#: alone; float32 arithmetic differs by rounding.
 PIXEL_TOLERANCE = 1e-3
 #: Labels with fewer pixels in the reference are not judged by their Dice: a few flips would decide.
 LEAST_PIXELS = 2000
@@ -75,6 +77,10 @@ class Reference:
         return cls(name, card, slices, tuple(answers))
 
 
+#: Of one slice: what came, what the reference has in its place, and the decision that follows.
+Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The evidence for one graph, and what was decided on every slice of the reference."""
@@ -90,13 +96,18 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor, precision:
     whole chain from image to decision. ``metric`` has the share of equal labels of the worst slice and, for each label
     of a mask that the reference gives, its Dice with the reference.
     """
+    return hold(graph, reference, (_run_slice(graph, answer, candidate) for answer in reference.answers), precision)
+
+
+def hold(graph: Graph | None, reference: Reference, found: Iterable[Found], precision: Precision) -> Comparison:
+    """Judge what was found for every slice of the reference, in its order; a graph of None is the whole ensemble."""
     differences: list[NDArray[np.float64]] = []
     decisions: list[NDArray[Any]] = []
-    for answer in reference.answers:
-        given, wanted, decision = _run_slice(graph, answer, candidate)
+    for given, wanted, decision in found:
         if given.shape != wanted.shape:
+            name = graph or "ensemble"
             raise RefusedError(
-                f"{graph}: expected shape {list(wanted.shape)}, got {list(given.shape)}", page="gate-refused"
+                f"{name}: expected shape {list(wanted.shape)}, got {list(given.shape)}", page="gate-refused"
             )
         differences.append(_difference(given, wanted))
         decisions.append(decision)
@@ -109,10 +120,12 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor, precision:
     is_mask = reference.card.spec.is_segmentation
     shares = _dice_by_label(decisions, reference) if is_mask else {}
     tolerance = TOLERANCES[precision]
+    # A sigmoid of the reference's own logits differs by rounding.
+    allowed = PIXEL_TOLERANCE if graph == "decide" else tolerance.probability
     reason = (
         _refusal(graph, worst, float(np.mean(equal)), tolerance.labels * reference.card.tolerance)
         or _refused_labels(shares, tolerance.dice)
-        or ("" if is_mask else _refused_probability(decisions, reference, tolerance.probability))
+        or ("" if is_mask else _refused_probability(decisions, reference, allowed))
     )
     evidence = Evidence(
         reference=reference.name,
@@ -129,8 +142,7 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor, precision:
     return Comparison(evidence, tuple(decisions))
 
 
-def _run_slice(graph: Graph, answer: Answer, candidate: Predictor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """What the graph gave, what the reference gave in its place, and the decision that follows."""
+def _run_slice(graph: Graph, answer: Answer, candidate: Predictor) -> Found:
     match graph:
         case "preprocess":
             return candidate.preprocess.infer({"image": answer.image})["pixels"], answer.pixels, answer.decision
@@ -169,7 +181,7 @@ def _refused_probability(decisions: list[NDArray[Any]], reference: Reference, al
     return "" if worst <= allowed else f"a probability differs by {worst:.2g}, allowed {allowed:g}"
 
 
-def _refusal(graph: Graph, worst: float, share: float, allowed: float) -> str:
+def _refusal(graph: Graph | None, worst: float, share: float, allowed: float) -> str:
     if not np.isfinite(worst):
         return "the output is not finite"
     if graph == "preprocess" and worst > PIXEL_TOLERANCE:

@@ -1,6 +1,9 @@
 """A TensorRT plan on the GPU."""
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,15 @@ from .plans import choose_plan, find_hosts, require_plans
 from .proofs import refuse_unproved
 from .tensorrt_errors import failure, refusal
 from .tensorrt_runtime import TensorRT, load_runtime
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Nanoseconds of one call by stage, each with the wait for its end: copies in, kernels, copies out."""
+
+    upload_ns: int
+    compute_ns: int
+    download_ns: int
 
 
 def open_tensorrt(
@@ -94,6 +106,11 @@ class TensorRtEngine(EngineBase):
             raise
         self._graphs: dict[int, Callable[[], None]] | None = {} if graphs and self._cuda.captures else None
 
+    @property
+    def replays_graphs(self) -> bool:
+        """Whether calls are replayed as CUDA graphs; what gives CUDA here may not be able to."""
+        return self._graphs is not None
+
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         batch = check_feeds(feeds, self.inputs, self.max_batch)
         for spec in self.inputs:
@@ -102,6 +119,25 @@ class TensorRtEngine(EngineBase):
         self._cuda.synchronise()
         # The buffers are used again, so the caller gets a copy.
         return {spec.name: self._view(spec, batch).copy() for spec in self.outputs}
+
+    def time_stages(self, feeds: Tensors) -> StageTimes:
+        """Run ``feeds`` once with a wait after every stage; no CUDA graph, and the answer stays in the buffers.
+
+        The three add up to more than one call takes, by the waits.
+
+        Raises:
+            UsageError: the feeds are not those of this engine, or CUDA failed.
+        """
+        batch = check_feeds(feeds, self.inputs, self.max_batch)
+        for spec in self.inputs:
+            np.copyto(self._view(spec, batch), feeds[spec.name])
+        self._cuda.synchronise()
+        marks = [time.perf_counter_ns()]
+        for stage in (self._upload, self._compute, self._download):
+            stage(batch)
+            self._cuda.synchronise()
+            marks.append(time.perf_counter_ns())
+        return StageTimes(*(end - start for start, end in pairwise(marks)))
 
     def close(self) -> None:
         self._graphs = None
@@ -121,11 +157,20 @@ class TensorRtEngine(EngineBase):
 
     def _queue(self, batch: int) -> None:
         """Copies in, kernels, copies out, all on the stream."""
+        self._upload(batch)
+        self._compute(batch)
+        self._download(batch)
+
+    def _upload(self, batch: int) -> None:
         for spec in self.inputs:
             self._context.set_input_shape(spec.name, _shape(spec, batch))
             self._cuda.upload(self._buffers[spec.name], _size(spec, batch))
+
+    def _compute(self, batch: int) -> None:
         if not self._context.execute_async_v3(self._cuda.stream):
             raise failure(f"TensorRT cannot run this batch of {batch}", self._runtime.messages)
+
+    def _download(self, batch: int) -> None:
         for spec in self.outputs:
             self._cuda.download(self._buffers[spec.name], _size(spec, batch))
 

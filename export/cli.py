@@ -9,7 +9,16 @@ import typer
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out, warn
-from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Verdict
+from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Precision, Verdict
+from ..engines.connection_cli import (
+    ServerKeyOption,
+    ServerOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsRootOption,
+    load_connection,
+)
 from ..engines.keys_cli import load_public_key, load_signing_key, signature_json, signature_line
 from ..engines.non_inferiority import MARGIN
 from ..engines.own_slices import find_slices
@@ -21,9 +30,10 @@ from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
 from ..window_option import WINDOW, WindowCommand
-from .options import CalibrationMethod
+from .options import CalibrationMethod, Quantizer
 from .plan_target import plan_target
 from .shipped import PRETRAINED, export_all
+from .skew_cli import verify_server
 
 GATES: tuple[GateName, ...] = get_args(GateName)
 
@@ -76,6 +86,9 @@ def export_verb(
     calibration: Annotated[
         CalibrationMethod, typer.Option(help="How int8 reads its ranges from training slices.")
     ] = "min-max",
+    quantizer: Annotated[
+        Quantizer, typer.Option(help="Who quantizes: ONNX Runtime, or NVIDIA's ModelOpt where it is installed.")
+    ] = "onnxruntime",
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
     ] = MARGIN,
@@ -119,6 +132,7 @@ def export_verb(
             half=fp16,
             int8=int8,
             method=calibration,
+            quantizer=quantizer,
             margin=margin,
             rebuilds=rebuilds,
             targets=tuple(targets),
@@ -143,8 +157,25 @@ def export_verb(
 
 
 def verify_verb(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    ctx: typer.Context,
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle's folder.")] = None,
     *,
+    server: ServerOption = None,
+    bundles: Annotated[
+        Path | None, typer.Option("--bundles", help="With --server: the bundles that it should be serving.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="With --server: what its networks compute in; none: as far off as the bundles allow any."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="With --server: seconds that it may take for a slice.")
+    ] = 30.0,
+    tls: TlsOption = False,
+    tls_root: TlsRootOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    server_key: ServerKeyOption = None,
     data: DataOption = None,
     window: WindowOption = None,
     network: NetworkOption = None,
@@ -153,8 +184,32 @@ def verify_verb(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: its signature, every hash, the card, and the gates again on this machine."""
+    """Check a bundle: its signature, every hash, the card, and the gates again on this machine.
+
+    With --server, check that a live ensemble sees and decides on real slices what torch does, step by step.
+    """
     meaning = None if window is None else parse_window(window)
+    connection = load_connection(
+        server, tls=tls, tls_root=tls_root, tls_certificate=tls_certificate, tls_key=tls_key, server_key=server_key
+    )
+    if (bundle is None) is (connection is None):
+        raise UsageError("expected a bundle's folder, or --server HOST:PORT with --bundles for the folder of all")
+    if connection is not None:
+        if network is not None:
+            raise UsageError("--network is for one bundle: verify it alone, without --server")
+        verify_server(
+            ctx.obj(bundles, key=load_public_key(key)),
+            connection,
+            data=data,
+            window=meaning,
+            precision=_precision(precision),
+            timeout_s=timeout_s,
+            as_json=as_json,
+        )
+        return
+    assert bundle is not None
+    if bundles is not None or precision is not None:
+        raise UsageError("--bundles and --precision are for --server")
     builder = None if network is None else _builder(network)
     opened = Bundle.open(bundle, builder=builder, key=load_public_key(key))
     if network is not None and not opened.card.network.is_own:
@@ -297,6 +352,14 @@ def _builder(name: str) -> "Builder":
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     return import_network(name)
+
+
+def _precision(name: str | None) -> Precision | None:
+    names: tuple[Precision, ...] = get_args(Precision)
+    chosen = [known for known in names if known == name]
+    if name is not None and not chosen:
+        raise UsageError(f"no precision '{name}': expected one of {', '.join(names)}")
+    return chosen[0] if chosen else None
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

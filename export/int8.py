@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..engines.bundle import Bundle, hash_file
+from ..engines.machine import observe_machine, saturates_int8
 from ..engines.open import Backend, is_installed
 from ..engines.parity import TOLERANCES, Reference
 from ..engines.places import cache_home
@@ -19,8 +20,9 @@ from ..engines.ranking import Ranked, examine
 from ..engines.slices import GateSlices
 from .calibrate import OPERATORS, calibrate
 from .mixed_precision import Trials, find_kept
-from .options import CalibrationMethod
-from .quantize import quantizable, quantize
+from .modelopt import check_modelopt, quantize_with_modelopt
+from .options import CalibrationMethod, Quantizer
+from .quantize import quantizable, quantize, quantized_nodes
 from .separate import separate_concatenations
 from .switchboard import Switchboard
 from .to_onnx import save_onnx
@@ -43,6 +45,7 @@ def write_int8(
     calibration: GateSlices,
     method: CalibrationMethod,
     *,
+    quantizer: Quantizer,
     margin: float,
     progress: Progress,
 ) -> tuple[str, ...]:
@@ -54,6 +57,7 @@ def write_int8(
         target: where it goes, in the bundle's folder, beside ``network.fp32.onnx``.
         draft: opens the bundle as it stands.
         calibration: training slices.
+        quantizer: who puts the pairs in, from its own ranges.
         margin: how much Dice or AUC may be lost.
 
     Raises:
@@ -65,25 +69,26 @@ def write_int8(
         network = separate_concatenations(onnx.load_model(bundle.file(bundle.require("network"))))
         save_onnx(network, separated)
         pixels = [single.preprocess.infer({"image": image[None]})["pixels"] for image in calibration.images]
-        count = len(pixels)
-        ranges = calibrate(
+        convert = _converter(
             separated,
+            target,
             pixels,
             method,
-            progress=lambda done: progress(f"ranges of {done} of {count} training slices, {method}"),
+            quantizer=quantizer,
+            progress=lambda done: progress(f"ranges of {done} of {len(pixels)} training slices, {method}"),
         )
         every = _operators(network)
         able = quantizable(network)
 
         def write(kept: Collection[str]) -> str:
             """Write the file, and try it on the backend that would run it here."""
-            quantize(separated, target, ranges, kept=kept)
+            convert(kept)
             progress(f"int8 with {len(kept)} of {len(able)} nodes in float32" if kept else "int8")
             return _refusal(draft(), reference, margin)
 
         kept: tuple[str, ...] = ()
         if write(kept):
-            quantize(separated, target, ranges, kept=())
+            convert(())
             board = Switchboard(
                 network, onnx.load_model(target), single.network.inputs, single.network.outputs, single.max_batch
             )
@@ -100,7 +105,27 @@ def write_int8(
             # A backend can round otherwise than the graph says; then the next in the order are kept too.
             kept = find_kept([*kept, *(name for name in order if name not in kept)], write) if write(kept) else kept
             write(kept)
-    return tuple(name for name in every if name in kept or name not in able)
+        # As written: ModelOpt has rules of its own for what is not worth int8.
+        quantized = quantized_nodes(onnx.load_model(target))
+    return tuple(name for name in every if name not in quantized)
+
+
+def _converter(
+    network: Path,
+    target: Path,
+    pixels: list[NDArray[np.float32]],
+    method: CalibrationMethod,
+    *,
+    quantizer: Quantizer,
+    progress: Callable[[int], None],
+) -> Callable[[Collection[str]], None]:
+    """What writes the int8 form of ``network`` to ``target``, with the nodes that it is given kept in float32."""
+    if quantizer == "modelopt":
+        check_modelopt(method)
+        return lambda kept: quantize_with_modelopt(network, target, pixels, method, kept=kept)
+    ranges = calibrate(network, pixels, method, progress=progress)
+    seven_bits = saturates_int8(observe_machine().cpu_features)
+    return lambda kept: quantize(network, target, ranges, kept=kept, seven_bits=seven_bits)
 
 
 def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:

@@ -79,6 +79,7 @@ class Making:
                     reference,
                     self._wanted.calibration,
                     self._wanted.method,
+                    quantizer=self._wanted.quantizer,
                     margin=self._wanted.margin,
                     progress=self._say,
                 )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: How the ranges of an int8 network's activations are read from the training slices.
 CalibrationMethod = Literal["min-max", "entropy", "percentile"]
+#: Who puts the quantize / dequantize pairs into an int8 network.
+Quantizer = Literal["onnxruntime", "modelopt"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Wanted:
         half: an fp16 network.
         calibration: training slices for an int8 network; None writes none.
         method: how their ranges are read.
+        quantizer: whose ranges and pairs.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
         rebuilds: how often each network is built, to see what changes from build to build.
@@ -34,6 +37,7 @@ class Wanted:
     half: bool = False
     calibration: GateSlices | None = None
     method: CalibrationMethod = "min-max"
+    quantizer: Quantizer = "onnxruntime"
     margin: float = MARGIN
     optional: bool = False
     rebuilds: int = 1

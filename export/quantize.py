@@ -42,12 +42,22 @@ def quantizable(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(names)
 
 
-def quantize(network: Path, target: Path, ranges: TensorsData, *, kept: Collection[str]) -> None:
+def quantized_nodes(model: onnx.ModelProto) -> set[str]:
+    """The names of the convolutions and products whose input and weights come out of quantize / dequantize pairs."""
+    pairs = {output for node in model.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    return {node.name for node in model.graph.node if node.op_type in OPERATORS and pairs.issuperset(node.input[:2])}
+
+
+def quantize(
+    network: Path, target: Path, ranges: TensorsData, *, kept: Collection[str], seven_bits: bool = False
+) -> None:
     """Write the int8 form of a float32 ONNX network.
 
     Args:
         ranges: of every activation, as ``calibrate`` gives them.
         kept: names of the nodes that stay in float32.
+        seven_bits: weights take half of the levels, for CPUs on which sums of int8 products overflow
+            (``machine.saturates_int8``).
     """
     model = onnx.load_model(network)
     taken = [name for name in quantizable(model) if name not in kept]
@@ -73,6 +83,7 @@ def quantize(network: Path, target: Path, ranges: TensorsData, *, kept: Collecti
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=list(OPERATORS),
                 nodes_to_quantize=taken,
+                reduce_range=seven_bits,
                 calibrate_method=ranges.calibration_method,
                 calibration_cache_path=work / "ranges.json",
                 extra_options=EXTRA,

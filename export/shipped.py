@@ -8,14 +8,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..console import err, warn
 from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, PlanTarget, hash_file
-from ..engines.machine import installed_version
+from ..engines.machine import installed_version, observe_machine, saturates_int8
 from ..engines.non_inferiority import MARGIN
 from ..engines.own_slices import find_calibration, find_slices
 from ..engines.places import ROOT, bundle_home
 from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
-from .options import CalibrationMethod, Wanted
+from .options import CalibrationMethod, Quantizer, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
@@ -55,7 +55,7 @@ def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> d
                 f"export it with `coronanet export {missing[0]} --sign KEY`, --out where the others are"
             )
         sources = [PRETRAINED / name for name in missing]
-        bundles |= export_all(sources, home, half=True, int8=has_calibration(), optional=True, data=None)
+        bundles |= export_all(sources, home, half=True, int8=wants_int8(), optional=True, data=None)
     return {name: bundles[name] for name in TASK_NAMES}
 
 
@@ -79,6 +79,7 @@ def export_all(
     int8: bool = False,
     optional: bool = False,
     method: CalibrationMethod = "min-max",
+    quantizer: Quantizer = "onnxruntime",
     margin: float = MARGIN,
     rebuilds: int = 1,
     targets: Sequence[PlanTarget] = (),
@@ -91,7 +92,7 @@ def export_all(
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
+        optional, method, quantizer, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
         data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
@@ -107,6 +108,7 @@ def export_all(
         half=half,
         calibration=find_calibration(data, window) if int8 else None,
         method=method,
+        quantizer=quantizer,
         margin=margin,
         optional=optional,
         rebuilds=rebuilds,
@@ -143,8 +145,11 @@ def export_all(
     return bundles
 
 
-def has_calibration() -> bool:
-    """Whether there are training slices for int8 in the usual place."""
+def wants_int8() -> bool:
+    """Whether what is exported on first use includes int8: there are training slices for it in the usual place, and it
+    neither overflows on this CPU, which would cost a long search, nor is slow on it."""
+    if saturates_int8(observe_machine().cpu_features):
+        return False
     try:
         find_calibration(None, None)
     except UsageError:

@@ -8,6 +8,7 @@ from .regions import heights_mm
 from .risk import RiskStatement, risk_statements
 from .severity import Severity, measure
 from .study import Study
+from .tally import tally
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Assessment:
 
 
 def assess(study: Study, decisions: Decisions) -> Assessment:
-    """Measure the masks as they are; ``lungs.keep_lungs`` comes before."""
-    severity = measure(study, decisions)
-    findings = study_findings(decisions)
+    """Measure the masks as they are; ``lungs.keep_lungs`` comes before. They are looked at once."""
+    counted = tally(study, decisions.lesion_mask, decisions.lesion_types, decisions.lung_mask)
+    slices = slice_findings(counted, decisions.infected_probability, heights_mm(study))
+    findings = study_findings(slices, counted.marked_by_both)
+    severity = measure(study, counted)
     return Assessment(
-        slices=slice_findings(decisions, heights_mm(study)),
+        slices=slices,
         findings=findings,
         severity=severity,
         risk=risk_statements(severity),

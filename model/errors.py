@@ -50,12 +50,10 @@ class MissingPackageError(UsageError):
         package: what cannot be imported, e.g. ``"openvino"``.
         purpose: what it is for, e.g. ``"the OpenVINO engine"``.
         extra: the extra of this project that brings it, e.g. ``"cpu"``.
+        install: the command that brings it, where no extra does.
     """
 
-    def __init__(self, package: str, *, purpose: str, extra: str) -> None:
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed: pip install 'coronanet[{extra}]'",
-            page="package-missing",
-        )
+    def __init__(self, package: str, *, purpose: str, extra: str = "", install: str = "") -> None:
+        remedy = install or f"pip install 'coronanet[{extra}]'"
+        super().__init__(f"{purpose} needs {package}, which is not installed: {remedy}", page="package-missing")
         self.package = package
-        self.extra = extra

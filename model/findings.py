@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UsageError
+from .tally import Tally
 from .tasks import LESION_TYPES, TASKS
 
 #: Two radiologists agree with each other at Dice .70 (Bartoli et al. 2022); below that a reader should look twice.
@@ -109,56 +110,47 @@ class StudyFindings:
     agreement: Agreement
 
 
-def slice_findings(decisions: Decisions, heights_mm: Sequence[float] | None = None) -> tuple[SliceFindings, ...]:
+def slice_findings(
+    tally: Tally, infected_probability: NDArray[np.float32], heights_mm: Sequence[float] | None = None
+) -> tuple[SliceFindings, ...]:
     """The figures of every slice, feet to head; ``heights_mm`` above the first, where they are known."""
+    lung, lesion, both, kinds = tally.lung, tally.lesion, tally.lesion_in_lung, tally.kinds
     return tuple(
         SliceFindings(
             slice=index + 1,
-            infected_probability=float(decisions.infected_probability[index]),
-            lung_pixels=int(np.count_nonzero(lung)),
-            lesion_pixels=int(np.count_nonzero(lesion)),
-            pixels_by_type=_count_types(types),
-            percent_of_lung_involved=_percent(lesion > 0, lung > 0),
+            infected_probability=float(probability),
+            lung_pixels=int(lung[index]),
+            lesion_pixels=int(lesion[index]),
+            pixels_by_type={name: int(kinds[index, label]) for label, name in enumerate(TYPE_NAMES, start=1)},
+            percent_of_lung_involved=100 * int(both[index]) / int(lung[index]) if lung[index] else None,
             position_mm=None if heights_mm is None else heights_mm[index],
         )
-        for index, (lesion, types, lung) in enumerate(
-            zip(decisions.lesion_mask, decisions.lesion_types, decisions.lung_mask, strict=True)
-        )
+        for index, probability in enumerate(infected_probability)
     )
 
 
-def study_findings(decisions: Decisions) -> StudyFindings:
-    """The figures of the whole study."""
-    slices = slice_findings(decisions)
+def study_findings(slices: Sequence[SliceFindings], marked_by_both: int) -> StudyFindings:
+    """The figures of the whole study, from those of its slices and the pixels that both lesion networks mark."""
     shown = [item for item in slices if item.lung_pixels] or slices
     suspicious = max(shown, key=lambda item: item.infected_probability)
+    lesion_pixels = sum(item.lesion_pixels for item in slices)
+    by_type = {name: sum(item.pixels_by_type[name] for item in slices) for name in TYPE_NAMES}
     return StudyFindings(
         slices_with_lung=sum(1 for item in slices if item.lung_pixels),
         highest_infected_probability=suspicious.infected_probability,
         mean_infected_probability=float(np.mean([item.infected_probability for item in shown])),
         most_suspicious_slice=suspicious.slice,
         lung_pixels=sum(item.lung_pixels for item in slices),
-        lesion_pixels=sum(item.lesion_pixels for item in slices),
-        pixels_by_type={name: sum(item.pixels_by_type[name] for item in slices) for name in TYPE_NAMES},
-        agreement=agreement(decisions.lesion_mask, decisions.lesion_types),
+        lesion_pixels=lesion_pixels,
+        pixels_by_type=by_type,
+        agreement=agreement(lesion_pixels, sum(by_type.values()), marked_by_both),
     )
 
 
-def agreement(first: NDArray[Any], second: NDArray[Any]) -> Agreement:
-    """Dice of what two masks of one shape mark, and the share of what either marks on which they differ."""
-    marked = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
+def agreement(one: int, other: int, both: int) -> Agreement:
+    """Dice and disagreement of two masks, from the pixels that each marks and those that both mark."""
+    marked = one + other
     if marked == 0:
         return Agreement(None, None, flagged=False)
-    # Slice by slice: a mask of truth values as large as the study is not needed.
-    both = sum(int(np.count_nonzero((one > 0) & (other > 0))) for one, other in zip(first, second, strict=True))
     dice = 2 * both / marked
     return Agreement(dice, (marked - 2 * both) / (marked - both), flagged=dice < AGREEMENT_DICE)
-
-
-def _count_types(types: NDArray[np.uint8]) -> dict[str, int]:
-    return {name: int(np.count_nonzero(types == label)) for label, name in enumerate(TYPE_NAMES, start=1)}
-
-
-def _percent(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float | None:
-    pixels = int(np.count_nonzero(whole))
-    return 100 * int(np.count_nonzero(part & whole)) / pixels if pixels else None

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .findings import Decisions
+from .scratch import planes, release
 
 #: The least lung that a component holds, as a share of what the richest one holds, to be taken for lungs.
 LEAST_SHARE = 0.05
@@ -35,66 +36,84 @@ def keep_lungs(decisions: Decisions) -> Cleaning:
 
     In place and slice by slice: a study of 1,200 slices is not copied.
     """
-    pieces, doomed = _judge(decisions)
-    lung_pixels = lesion_pixels = 0
-    if doomed.any():
-        for index, start in enumerate(pieces.starts):
-            labels, count = _label(decisions, index)
-            here = np.concatenate([[False], doomed[start : start + count]])[labels]
-            lesion = (decisions.lesion_mask[index] > 0) | (decisions.lesion_types[index] > 0)
-            lung_pixels += int(np.count_nonzero((decisions.lung_mask[index] > 0) & here))
-            lesion_pixels += int(np.count_nonzero(lesion & here))
-            for mask in (decisions.lung_mask, decisions.lesion_mask, decisions.lesion_types):
-                mask[index][here] = 0
-    return Cleaning(np.unique(pieces.roots()[doomed]).size, lung_pixels, lesion_pixels)
+    components = Components()
+    for index, marked in enumerate(planes(decisions.lung_mask, decisions.lesion_mask, decisions.lesion_types)):
+        components.add(index, *marked)
+    return components.clean(decisions)
 
 
-class _Pieces:
-    """The components of single slices, numbered through the study, and which of them are one in space."""
+class Components:
+    """What hangs together in a study whose slices come one by one, in any order, each joined to those beside it."""
 
     def __init__(self) -> None:
-        self.starts: list[int] = []
+        #: By slice, the number of its first piece and how many it has; pieces count through the study.
+        self._pieces: dict[int, tuple[int, int]] = {}
         self._parent: list[int] = []
+        self._lung: list[NDArray[np.int64]] = []
+        #: The pieces of slices whose neighbours are still to come.
+        self._open: dict[int, NDArray[np.int32]] = {}
 
-    def add(self, count: int) -> int:
-        """The number of the first of ``count`` pieces of the next slice."""
-        start = len(self._parent)
-        self.starts.append(start)
-        self._parent.extend(range(start, start + count))
-        return start
+    def add(self, index: int, lung: NDArray[np.uint8], lesion: NDArray[np.uint8], types: NDArray[np.uint8]) -> None:
+        """Take the masks ``[H, W]`` of a slice."""
+        labels, count = _label(lung, lesion, types)
+        self._pieces[index] = (len(self._parent), count)
+        self._parent.extend(range(len(self._parent), len(self._parent) + count))
+        self._lung.append(np.bincount(labels[lung > 0], minlength=count + 1)[1:])
+        self._open[index] = labels
+        for beside in (index - 1, index + 1):
+            if beside in self._open:
+                self._join(beside, index)
+        for seen in (index - 1, index, index + 1):
+            if {seen - 1, seen + 1} <= self._pieces.keys():
+                self._open.pop(seen, None)
 
-    def root(self, piece: int) -> int:
+    def clean(self, decisions: Decisions) -> Cleaning:
+        """Clear, in place, what ``keep_lungs`` says of the slices that were taken, which are all of ``decisions``."""
+        roots, doomed = self._judge()
+        lung_pixels = lesion_pixels = 0
+        masks = (decisions.lung_mask, decisions.lesion_mask, decisions.lesion_types)
+        for index, (start, count) in self._pieces.items():
+            if not doomed[start : start + count].any():
+                continue
+            lung, lesion, types = (mask[index] for mask in masks)
+            labels, _ = _label(lung, lesion, types)
+            here = np.concatenate([[False], doomed[start : start + count]])[labels]
+            lung_pixels += int(np.count_nonzero((lung > 0) & here))
+            lesion_pixels += int(np.count_nonzero(((lesion > 0) | (types > 0)) & here))
+            for mask in (lung, lesion, types):
+                mask[here] = 0
+            release(*masks)
+        return Cleaning(np.unique(roots[doomed]).size, lung_pixels, lesion_pixels)
+
+    def _join(self, one: int, other: int) -> None:
+        """Make one of all pieces of two slices that lie over each other."""
+        touching = np.flatnonzero((self._open[one] > 0) & (self._open[other] > 0))
+        if not touching.size:
+            return
+        count = self._pieces[other][1] + 1
+        pairs = self._open[one].ravel()[touching].astype(np.int64) * count + self._open[other].ravel()[touching]
+        # Pixels side by side are mostly of the same two pieces, and to sort them all takes long.
+        runs = np.concatenate([pairs[:1], pairs[1:][np.diff(pairs) != 0]])
+        for first, second in zip(*np.divmod(np.unique(runs), count), strict=True):
+            root = self._root(self._pieces[one][0] + int(first) - 1)
+            self._parent[self._root(self._pieces[other][0] + int(second) - 1)] = root
+
+    def _root(self, piece: int) -> int:
         while self._parent[piece] != piece:
             self._parent[piece] = piece = self._parent[self._parent[piece]]
         return piece
 
-    def join(self, one: int, other: int) -> None:
-        self._parent[self.root(other)] = self.root(one)
-
-    def roots(self) -> NDArray[np.int64]:
-        return np.array([self.root(piece) for piece in range(len(self._parent))], np.int64)
-
-
-def _judge(decisions: Decisions) -> tuple[_Pieces, NDArray[np.bool_]]:
-    """All pieces of the study, and for each whether it goes."""
-    pieces, lung = _Pieces(), list[NDArray[np.int64]]()
-    below, start_below = np.zeros(decisions.lung_mask.shape[1:], np.int32), 0
-    for index in range(len(decisions.lung_mask)):
-        labels, count = _label(decisions, index)
-        start = pieces.add(count)
-        lung.append(np.bincount(labels[decisions.lung_mask[index] > 0], minlength=count + 1)[1:])
-        touching = (labels > 0) & (below > 0)
-        pairs = np.unique(below[touching].astype(np.int64) * (count + 1) + labels[touching])
-        for lower, upper in zip(*np.divmod(pairs, count + 1), strict=True):
-            pieces.join(start_below + int(lower) - 1, start + int(upper) - 1)
-        below, start_below = labels, start
-    roots = pieces.roots()
-    held = np.bincount(roots, weights=np.concatenate(lung), minlength=len(roots))[roots]
-    return pieces, (held > 0) & (held < LEAST_SHARE * held.max(initial=0))
+    def _judge(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The component of every piece, and whether it goes."""
+        roots = np.array([self._root(piece) for piece in range(len(self._parent))], np.int64)
+        lung = np.concatenate(self._lung or [np.zeros(0, np.int64)])
+        held = np.bincount(roots, weights=lung, minlength=len(roots))[roots]
+        return roots, (held > 0) & (held < LEAST_SHARE * held.max(initial=0))
 
 
-def _label(decisions: Decisions, index: int) -> tuple[NDArray[np.int32], int]:
+def _label(
+    lung: NDArray[np.uint8], lesion: NDArray[np.uint8], types: NDArray[np.uint8]
+) -> tuple[NDArray[np.int32], int]:
     """The components of what is marked in a slice, 1 upwards as int32 ``[H, W]``, and how many they are."""
-    marked = decisions.lung_mask[index] | decisions.lesion_mask[index] | decisions.lesion_types[index]
-    count, labels = cv2.connectedComponents((marked > 0).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    count, labels = cv2.connectedComponents(lung | lesion | types, connectivity=4, ltype=cv2.CV_32S)
     return np.asarray(labels, np.int32), count - 1

@@ -48,7 +48,7 @@ def quality_flags(study: Study, findings: StudyFindings, severity: Severity) -> 
         row, column = study.spacing_mm[1:]
         flags.append(Flag("pixels not square", f"pixels of {row:.3g} x {column:.3g} mm; the networks saw square ones"))
     if severity.sides is None:
-        flags.append(Flag("sides unknown", "the input does not record which side is right"))
+        flags.append(Flag("sides unknown", severity.cannot_be_said[0]))
     if study.window_hu is not None:
         low, high = study.window_hu
         flags.append(Flag("window stated", f"grey levels read as {low:g} to {high:g} HU because the user said so"))

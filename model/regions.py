@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .scratch import map_planes
 from .study import Study
 
 #: HU above which a voxel is body, not air or lung.
@@ -50,17 +51,22 @@ def midline_mm(study: Study) -> float | None:
     """
     if study.affine is None or not study.tells_sides:
         return None
-    total, weighted = 0, 0.0
-    rows, columns = np.arange(study.image.shape[1]), np.arange(study.image.shape[2])
-    for index, image in enumerate(study.image):
-        body = image > BODY_HU
-        by_row, by_column = np.count_nonzero(body, axis=1), np.count_nonzero(body, axis=0)
-        pixels = int(by_row.sum())
-        along_column, along_row, along_slice, origin = study.affine[0]
-        weighted += along_column * float(by_column @ columns) + along_row * float(by_row @ rows)
-        weighted += pixels * (along_slice * index + origin)
-        total += pixels
-    return weighted / total if total else None
+    _, height, width = study.image.shape
+
+    def body(_: int, image: NDArray[np.int16]) -> tuple[int, int, int]:
+        """Pixels, and the sums of their columns and of their rows."""
+        inside = (image > BODY_HU).view(np.uint8)
+        by_row = cv2.reduce(inside, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+        by_column = cv2.reduce(inside, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+        return int(by_row.sum()), int(by_column @ np.arange(width)), int(by_row @ np.arange(height))
+
+    sums = np.array(map_planes(body, study.image))
+    pixels, columns, rows = sums.sum(axis=0)
+    if not pixels:
+        return None
+    slices = sums[:, 0] @ np.arange(len(sums))
+    along_column, along_row, along_slice, origin = study.affine[0]
+    return float((along_column * columns + along_row * rows + along_slice * slices) / pixels + origin)
 
 
 def sides(study: Study, index: int, lung: NDArray[np.bool_], midline: float) -> NDArray[np.uint8]:
@@ -70,14 +76,22 @@ def sides(study: Study, index: int, lung: NDArray[np.bool_], midline: float) -> 
     whole; one that lies on both sides, as lungs that touch, is divided.
     """
     side = _beside(study, index, midline)
-    count, labels = cv2.connectedComponents(lung.astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-    pieces = np.asarray(labels, np.int32)
-    on_left = np.bincount(pieces[side == LEFT], minlength=count)
-    share = on_left / np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
+    if not _reaches_over(lung, side):
+        return side
+    count, labels = cv2.connectedComponents(lung.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    inside = np.flatnonzero(lung)
+    pieces, beside = np.asarray(labels, np.int32).ravel()[inside], side.ravel()[inside]
+    on_left = np.bincount(pieces, weights=beside == LEFT, minlength=count)
+    share = on_left / np.maximum(np.bincount(pieces, minlength=count), 1)
     for value, whole in ((RIGHT, share < REACHES_OVER), (LEFT, share > 1 - REACHES_OVER)):
-        whole[0] = False
-        side[whole[pieces]] = value
+        side.ravel()[inside[whole[pieces]]] = value
     return side
+
+
+def _reaches_over(lung: NDArray[np.bool_], side: NDArray[np.uint8]) -> bool:
+    """Whether two pixels of lung touch that lie on different sides; the pieces need not be told apart to see that."""
+    across = lung[:, 1:] & lung[:, :-1] & (side[:, 1:] != side[:, :-1])
+    return bool(across.any() or (lung[1:] & lung[:-1] & (side[1:] != side[:-1])).any())
 
 
 def _beside(study: Study, index: int, midline: float) -> NDArray[np.uint8]:
@@ -86,5 +100,9 @@ def _beside(study: Study, index: int, midline: float) -> NDArray[np.uint8]:
         raise ValueError("a study without an affine does not tell sides")
     along_column, along_row, along_slice, origin = study.affine[0]
     _, rows, columns = study.image.shape
-    x = along_row * np.arange(rows)[:, None] + along_column * np.arange(columns) + along_slice * index + origin
-    return np.where(x > midline, RIGHT, LEFT).astype(np.uint8)
+    x = along_column * np.arange(columns)[None] + along_slice * index + origin
+    # Rows matter only where the patient lies askew, and a whole grid of coordinates takes long.
+    if along_row:
+        x = x + along_row * np.arange(rows)[:, None]
+    side = np.where(x > midline, RIGHT, LEFT).astype(np.uint8)
+    return np.array(np.broadcast_to(side, (rows, columns)), order="C")

@@ -1,6 +1,6 @@
 """How much of the lungs is ill, of which kind and where: volumes, percentages and a surrogate of the CT score.
 
-Pure functions of a study and of the decisions on it; what they say is exactly what the masks hold.
+Pure functions of a study and of the tally of its pixels; what they say is exactly what the masks hold.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .findings import TYPE_NAMES, Decisions
-from .regions import LEFT, RIGHT, midline_mm, share_within, sides, slice_edges_mm
+from .findings import TYPE_NAMES
+from .regions import LEFT, RIGHT, share_within, slice_edges_mm
 from .study import Study
-from .tasks import LESION_TYPES
+from .tally import Tally
 
 Side = Literal["right", "left"]
 Zone = Literal["upper", "middle", "lower"]
@@ -24,8 +24,6 @@ Heights = tuple[float, float]
 #: float64 ``[..., kind, lesion, well aerated, lung]``: what lies somewhere, in ml, or in pixels without spacing.
 Amounts = NDArray[np.float64]
 
-#: HU of well-aerated lung: Colombi et al., Radiology 296(2):E86, 2020 (PMC7233411).
-WELL_AERATED_HU = (-950, -700)
 #: Highest whole percent of 0, 1, 2, 3 and 4 points: Francone et al., European Radiology 30(12):6808, 2020 (PMC7334627).
 GRADES_PERCENT = (0, 4, 25, 50, 75)
 #: Two slices with lung for each third of the height; with fewer, no zones.
@@ -105,7 +103,7 @@ class Severity:
         zones: thirds of the lungs' height, None where they cannot be said.
         surrogate_score: None where it cannot be said.
         incomplete: why the study does not show two whole lungs; empty where it does.
-        cannot_be_said: why sides, zones or score are None, one clause each.
+        cannot_be_said: why sides, zones or score are None, one clause each, that of the sides first.
     """
 
     whole: Region
@@ -121,15 +119,13 @@ class Severity:
         return None if self.whole.by_kind_ml is None else self.whole.by_kind_ml["pleural_effusion"]
 
 
-def measure(study: Study, decisions: Decisions) -> Severity:
-    """The extent of disease, from the masks as they are; ``lungs.keep_lungs`` comes before.
+def measure(study: Study, tally: Tally) -> Severity:
+    """The extent of disease, from what the pixels of the study are.
 
     A slice stands for the space half way to its neighbours, whatever its thickness (``regions.slice_edges_mm``).
-    Without spacing every pixel counts alike, and there are percentages but no volumes. Slice by slice: nothing of the
-    study's size is made.
+    Without spacing every pixel counts alike, and there are percentages but no volumes.
     """
-    midline = midline_mm(study)
-    counts = _count(study, decisions, midline)
+    midline, counts = tally.midline_mm, tally.pixels
     edges = slice_edges_mm(study)
     in_ml = edges is not None and study.spacing_mm is not None
     if edges is None or study.spacing_mm is None:
@@ -137,7 +133,7 @@ def measure(study: Study, decisions: Decisions) -> Severity:
     else:
         pixel = study.spacing_mm[1] * study.spacing_mm[2] / 1000
     amounts = counts * (np.diff(edges) * pixel).reshape(-1, 1, 1, 1, 1, 1)
-    lung_pixels = counts[..., 1].sum(axis=(1, 2, 3, 4))
+    lung_pixels = tally.lung
     shown = np.flatnonzero(lung_pixels)
 
     def within(heights: Heights) -> Amounts:
@@ -155,7 +151,7 @@ def measure(study: Study, decisions: Decisions) -> Severity:
     if len(shown) >= LEAST_SLICES:
         by_zone = {name: _region(within(heights).sum(axis=0), in_ml=in_ml) for name, heights in ZONES.items()}
     incomplete = _why_incomplete(whole, lung_pixels)
-    reasons = [] if by_side else ["the input does not record which side is right"]
+    reasons = [] if by_side else [_why_no_sides(study)]
     reasons += [incomplete] if incomplete else []
     if not reasons:
         parts = {name: _involved(within(heights)[SIDES[side]]) for name, (side, heights) in SURROGATE_LOBES.items()}
@@ -197,22 +193,10 @@ def _why_incomplete(whole: Region, lung_pixels: NDArray[np.int64]) -> str:
     return ""
 
 
-def _count(study: Study, decisions: Decisions, midline: float | None) -> NDArray[np.int64]:
-    """Pixels of every slice by what they are: int64 ``[Z, side, kind, lesion, well aerated, lung]``.
-
-    Where sides cannot be said, everything is on the first.
-    """
-    counts = np.zeros((len(study.image), len(SIDES), len(LESION_TYPES), 2, 2, 2), np.int64)
-    low, high = WELL_AERATED_HU
-    for index, image in enumerate(study.image):
-        lung = decisions.lung_mask[index] > 0
-        place = decisions.lesion_types[index].astype(np.intp)
-        if midline is not None:
-            place += len(LESION_TYPES) * sides(study, index, lung, midline)
-        for answer in (decisions.lesion_mask[index] > 0, (image >= low) & (image <= high), lung):
-            place = 2 * place + answer
-        counts[index] = np.bincount(place.ravel(), minlength=counts[index].size).reshape(counts.shape[1:])
-    return counts
+def _why_no_sides(study: Study) -> str:
+    if study.tells_sides:
+        return "the image shows no body whose middle would divide left from right"
+    return "the input does not record which side is right"
 
 
 def _region(amounts: Amounts, *, in_ml: bool) -> Region:

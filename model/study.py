@@ -1,11 +1,14 @@
 """A study as everything inside the project sees it: int16 Hounsfield units and spacing in millimetres."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .scratch import AT_ONCE, release
 
 SourceKind = Literal["dicom", "nifti", "image", "phantom"]
 
@@ -51,6 +54,34 @@ class Study:
         return self.affine is not None and not (self.nifti is not None and self.nifti.codes == (0, 0))
 
 
+@dataclass(frozen=True)
+class Arriving:
+    """A study whose headers were read, and whose slices are still on their way into its image.
+
+    ``arrivals`` puts them there as it is gone through, once, and tells the index of each. What is wrong with the pixels
+    it raises as a ``UsageError``. ``origin`` is the file or folder that was given, for messages; ``opening_s`` is how
+    long it took to find it and to read its headers.
+    """
+
+    study: Study
+    arrivals: Iterator[int]
+    origin: str
+    opening_s: float = 0.0
+
+    @classmethod
+    def whole(cls, study: Study) -> Self:
+        """Of a study that is all there."""
+        return cls(study, iter(range(len(study.image))), study.name)
+
+    def complete(self) -> Study:
+        """The study, once every slice has arrived."""
+        for count, _ in enumerate(self.arrivals):
+            if count % AT_ONCE == 0:
+                release(self.study.image)
+        release(self.study.image)
+        return self.study
+
+
 def printable(name: str) -> str:
     """A name of the file system as text; what is not UTF-8 in it (a lone surrogate, to Python) becomes U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -73,10 +104,6 @@ class NiftiGrid:
 
 @dataclass(frozen=True)
 class DicomSlices:
-    """Where the slices of a study lie on disk, feet to head: file and frame in it, counted from 0.
-
-    ``series`` is a short hash of the SeriesInstanceUID, which itself can lead back to the patient.
-    """
+    """Where the slices of a study lie on disk, feet to head: file and frame in it, counted from 0."""
 
     frames: tuple[tuple[Path, int], ...]
-    series: str

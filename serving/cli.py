@@ -1,68 +1,31 @@
-"""`coronanet repository`, `coronanet serve` and `coronanet predict`."""
+"""`coronanet serve`, with `coronanet repository` and `coronanet predict` beside it."""
 
+import shlex
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out, warn
-from ..engines.bundle import Bundle
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
-from ..engines.places import BundleProvider
-from ..model.errors import CoronanetError, MissingPackageError, UsageError
-from ..model.tasks import TaskName
-from . import predict_cli
+from ..model.errors import CoronanetError, UsageError
+from . import predict_cli, repository_cli
+from .addresses import check_host
+from .repository_cli import BundlesOption, InstancesOption, fill, home_of, missing_package, provide
 
 if TYPE_CHECKING:
-    from ..engines.keys import PublicKey
-    from .repository import FilledStep
     from .server import TritonServer
 
-BundlesOption = Annotated[Path | None, typer.Option("--bundles", help="Folder of the bundles.")]
-InstancesOption = Annotated[int, typer.Option("--instances", min=1, max=64, help="Processes for each network.")]
+#: Beside Triton's own 8000, 8001 and 8002.
+DEFAULT_HEALTH_PORT = 8003
 
 
 def register(app: typer.Typer) -> None:
-    app.command("repository")(repository_verb)
+    repository_cli.register(app)
     app.command("serve")(serve_verb)
     predict_cli.register(app)
-
-
-def repository_verb(
-    ctx: typer.Context,
-    *,
-    folder: Annotated[Path | None, typer.Option("--out", help="The model repository.")] = None,
-    bundles: BundlesOption = None,
-    instances: InstancesOption = 2,
-    require_signature: RequireSignatureOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Fill the model repository that Triton mounts: configurations for every target, models for this machine."""
-    key = load_public_key(require_signature)
-    home = _home(folder, bundles, instances)
-    opened = _provide(ctx.obj, bundles, key)
-    steps = _fill(opened, home, instances)
-    missing = _without_plans(opened)
-    if as_json:
-        described = [_step_json(each) for each in steps]
-        emit_json({"repository": str(home), "instances": instances, "steps": described, "without_plans": missing})
-        return
-    table = Table("model", "runs", "engine", "precision", "threads", title="Model repository")
-    for each in steps:
-        step = each.step
-        table.add_row(each.name, f"{step.bundle}/{step.file}", step.backend, step.precision, str(step.threads))
-    out.print(table)
-    out.print(f"repository: {home}", soft_wrap=True)
-    if missing:
-        err.print(
-            f"not for `--model-config-name tensorrt`: {', '.join(missing)} without a proved TensorRT plan; build them "
-            "on the server's GPU with `coronanet export --fp16 --tensorrt`, or use `--model-config-name onnxruntime`",
-            soft_wrap=True,
-        )
 
 
 def serve_verb(
@@ -81,6 +44,16 @@ def serve_verb(
     http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0: any that is free.")] = 8000,
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0: any that is free.")] = 8001,
     metrics_port: Annotated[int, typer.Option("--metrics-port", min=0, max=65535, help="0: any that is free.")] = 8002,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            "--health-port",
+            min=0,
+            max=65535,
+            help="Health and metrics of the watchdog. 8003; any that is free where --metrics-port was moved.",
+            show_default=False,
+        ),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Triton's log; events are beside it. None: in the user's cache.")
     ] = None,
@@ -88,7 +61,14 @@ def serve_verb(
         int, typer.Option("--exit-timeout", min=1, help="Seconds that accepted requests may take to finish at the end.")
     ] = 10,
     instances: InstancesOption = 2,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Let clients trace requests to this file, as `bench waterfall` does."),
+    ] = None,
     require_signature: RequireSignatureOption = None,
+    container: Annotated[
+        bool, typer.Option("--container", help="Start nothing: print the `docker run` that serves it on a GPU.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start the embedded Triton server, wait until the ensemble answers, watch it until Ctrl-C.
@@ -105,18 +85,37 @@ def serve_verb(
             "with `coronanet repository --require-signature`"
         )
     key = load_public_key(require_signature)
-    home = _home(repository, bundles, instances)
-    server = _server(home, host, (http_port, grpc_port, metrics_port), log, exit_timeout_s, allow_remote=allow_remote)
+    home = home_of(repository, bundles, instances)
+    if container:
+        check_host(host, allow_remote=allow_remote)
+        if repository is None:
+            fill(provide(ctx.obj, bundles, key), home, instances)
+        _print_container(home, host, (http_port, grpc_port, metrics_port), as_json)
+        return
+    server = _server(
+        home,
+        host,
+        (http_port, grpc_port, metrics_port),
+        log=log,
+        trace=trace,
+        exit_timeout_s=exit_timeout_s,
+        allow_remote=allow_remote,
+    )
     server.check_machine()
     if repository is None:
-        _fill(_provide(ctx.obj, bundles, key), home, instances)
-    _run(server, as_json)
+        fill(provide(ctx.obj, bundles, key), home, instances)
+    _run(server, (DEFAULT_HEALTH_PORT if metrics_port == 8002 else 0) if health_port is None else health_port, as_json)
 
 
-def _run(server: "TritonServer", as_json: bool) -> None:
+def _run(server: "TritonServer", health_port: int, as_json: bool) -> None:
     from .addresses import REMOTE_WARNING, is_loopback
-    from .serve import serve
 
+    try:
+        from .monitor import Monitor
+        from .serve import serve
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from None
+    monitor = Monitor(server.host, health_port)
     if not is_loopback(server.host):
         warn(REMOTE_WARNING)
     is_ready = False
@@ -126,11 +125,11 @@ def _run(server: "TritonServer", as_json: bool) -> None:
         nonlocal is_ready
         is_ready = True
         starting.stop()
-        _announce(server, events, as_json)
+        _announce(server, monitor.address, events, as_json)
 
     try:
         with starting:
-            serve(server, ready)
+            serve(server, monitor, ready)
     except CoronanetError as error:
         if not (as_json and is_ready):
             raise
@@ -149,11 +148,12 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the s
     raise SystemExit(0)
 
 
-def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
+def _announce(server: "TritonServer", health: str, events: Path, as_json: bool) -> None:
     ready = {
         "grpc": server.address,
         "http": server.http_address,
         "metrics": server.metrics_address,
+        "health": health,
         "model": "coronanet",
         "repository": str(server.repository),
         "log": str(server.log),
@@ -165,77 +165,48 @@ def _announce(server: "TritonServer", events: Path, as_json: bool) -> None:
     else:
         out.print(
             f"ready: model coronanet, gRPC {server.address}, HTTP {server.http_address}, "
-            f"metrics {server.metrics_address}; Ctrl-C stops",
+            f"metrics {server.metrics_address}, health {health}; Ctrl-C stops",
             soft_wrap=True,
         )
 
 
-def _home(folder: Path | None, bundles: Path | None, instances: int) -> Path:
-    """The repository of a verb; what would change the committed configurations goes to the user's cache instead."""
+def _print_container(home: Path, host: str, ports: tuple[int, int, int], as_json: bool) -> None:
     try:
-        from .repository import repository_home
-        from .triton_config import DEFAULT_INSTANCES
+        from .container import container_target, docker_command
+        from .repository import read_index
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
-    home = repository_home(folder, standard=bundles is None and instances == DEFAULT_INSTANCES)
-    if folder is None and home != repository_home(None):
-        err.print(f"--bundles or --instances of your own: {home}, not the committed repository", soft_wrap=True)
-    return home
-
-
-def _provide(provide: BundleProvider, bundles: Path | None, key: "PublicKey | None") -> Mapping[TaskName, Bundle]:
-    opened = provide(bundles, key=key)
-    if key is not None:
-        err.print(f"every bundle is signed with key {key.fingerprint}")
-    return opened
-
-
-def _fill(bundles: Mapping[TaskName, Bundle], home: Path, instances: int) -> "tuple[FilledStep, ...]":
-    try:
-        from .repository import embedded_choices, fill_repository
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
-    from ..engines.ranking import choose
-
-    with err.status("filling the model repository"):
-        return fill_repository(bundles, home, embedded_choices(bundles, choose(bundles)), instances=instances)
-
-
-def _without_plans(bundles: Mapping[TaskName, Bundle]) -> list[TaskName]:
-    from .container_plans import without_plans
-
-    return list(without_plans(bundles))
+        raise missing_package(error) from None
+    index, target = read_index(home), container_target(home)
+    command = docker_command(home, target, host=host, ports=ports, response_cache_mib=index.response_cache_mib)
+    if target == "onnxruntime":
+        err.print("not every network has a TensorRT plan: all of them run on ONNX Runtime", soft_wrap=True)
+    if as_json:
+        emit_json({"repository": str(home), "target": target, "command": command})
+    else:
+        typer.echo(shlex.join(command))
 
 
 def _server(
     repository: Path,
     host: str,
     ports: tuple[int, int, int],
-    log: Path | None,
-    exit_timeout_s: int,
     *,
+    log: Path | None,
+    trace: Path | None,
+    exit_timeout_s: int,
     allow_remote: bool,
 ) -> "TritonServer":
     try:
         from .addresses import Ports
         from .server import TritonServer
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
+        raise missing_package(error) from None
     return TritonServer(
         repository,
         host=host,
         ports=Ports(*ports),
         log=log,
+        trace=trace,
         exit_timeout_s=exit_timeout_s,
         allow_remote=allow_remote,
     )
-
-
-def _missing(error: ModuleNotFoundError) -> MissingPackageError:
-    return MissingPackageError(error.name or "tritonclient", purpose="serving", extra="serve")
-
-
-def _step_json(each: "FilledStep") -> dict[str, object]:
-    step = each.step
-    keys = ("bundle", "bundle_sha256", "graph", "file", "sha256", "backend", "precision", "threads", "max_batch")
-    return {"model": each.name, **{key: getattr(step, key) for key in keys}}

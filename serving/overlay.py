@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..model.assessment import Assessment
 from ..model.findings import Decisions, SliceFindings
 from ..model.readers import NAMED_WINDOWS
+from ..model.scratch import planes
 from ..model.study import Study
 from ..model.tasks import LESION_TYPES
 
@@ -158,7 +159,10 @@ def _is_oriented(study: Study) -> bool:
 
 def _crop(lung_mask: NDArray[np.uint8]) -> _Box:
     """Around the lungs of the whole study with a margin for the chest wall; everything where there is no lung."""
-    rows, columns = (np.flatnonzero(lung_mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    shadow = np.zeros(lung_mask.shape[1:], np.uint8)
+    for (lung,) in planes(lung_mask):
+        shadow |= lung
+    rows, columns = (np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0))
     if rows.size == 0:
         return _Box(slice(None), slice(None))
     return _Box(_widen(rows, lung_mask.shape[1]), _widen(columns, lung_mask.shape[2]))

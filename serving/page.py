@@ -2,13 +2,11 @@
 
 import base64
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from ..model.severity import Region
 from ..model.tasks import LESION_TYPES
+from ..pages.page import render
 from .overlay import LESION_COLOUR, LUNG_COLOUR, TYPE_COLOURS, hex_colour
 from .profile import profile_svg
 from .report import Report
@@ -21,10 +19,9 @@ def render_page(report: Report, montage_png: bytes) -> str:
         report: what ``report.json`` says.
         montage_png: the slices with what was found drawn over them, as PNG.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = figure
-    template = (files(__package__ or "") / "templates" / "report.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render(
+        f"{__package__}.templates",
+        "report.html",
         report=report,
         montage=base64.b64encode(montage_png).decode("ascii"),
         profile=_profile(report),
@@ -32,11 +29,6 @@ def render_page(report: Report, montage_png: bytes) -> str:
         legend=_legend(),
         effusion_ml=report.severity.effusion_ml,
     )
-
-
-def figure(value: float | None, unit: str = "", digits: int = 1) -> str:
-    """A number as people read it, a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}{unit and ' '}{unit}".replace(",", " ")
 
 
 def _profile(report: Report) -> str:

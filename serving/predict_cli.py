@@ -8,6 +8,15 @@ import typer
 
 from ..console import JsonOption
 from ..engines.bundle import Precision
+from ..engines.connection_cli import (
+    ServerKeyOption,
+    ServerOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsRootOption,
+    load_connection,
+)
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..engines.open import BACKENDS, PRECISIONS, Backend
 from ..engines.predictor import Choice
@@ -61,12 +70,16 @@ def predict_verb(
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="With --pacs: send images unencrypted to another machine.")
     ] = False,
-    server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server to ask, e.g. 127.0.0.1:8001.")
-    ] = None,
+    server: ServerOption = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds that the server may take for a batch of slices.")
+        float,
+        typer.Option("--timeout", min=0.1, help="Seconds that the server may take for a request, with all attempts."),
     ] = 30.0,
+    tls: TlsOption = False,
+    tls_root: TlsRootOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    server_key: ServerKeyOption = None,
     bundles: Annotated[Path | None, typer.Option(help="Folder of the bundles.")] = None,
     backend: Annotated[
         str | None, typer.Option(help=f"Run all networks on {', '.join(BACKENDS)}; none: the fastest that passed here.")
@@ -93,6 +106,9 @@ def predict_verb(
     meaning = None if window is None else parse_window(window)
     choice = parse_choice(backend, precision)
     key = load_public_key(require_signature)
+    connection = load_connection(
+        server, tls=tls, tls_root=tls_root, tls_certificate=tls_certificate, tls_key=tls_key, server_key=server_key
+    )
 
     # Here, because OpenCV and nibabel come with it, and `coronanet --help` needs neither.
     from ..model.readers import Reading
@@ -100,7 +116,10 @@ def predict_verb(
     from .result import Extras
 
     reading, extras = Reading(meaning, series), Extras(dicom=dicom, identify=identify)
-    ensemble = local_ensemble(ctx.obj, bundles, choice, key) if server is None else served_ensemble(server, timeout_s)
+    if connection is None:
+        ensemble = local_ensemble(ctx.obj, bundles, choice, key)
+    else:
+        ensemble = served_ensemble(connection, timeout_s)
     if pacs is None:
         predict_and_answer(ensemble, inputs or [], reading, folder, extras=extras, as_json=as_json)
         return

@@ -41,7 +41,10 @@ def predict_from_pacs(
             )
 
         def deliver(outcome: Outcome) -> Delivery:
-            files = [result.folder / name for result in outcome.results for name in DICOM_FILES]
+            results = [result for result in outcome.results if set(DICOM_FILES) <= set(result.report.files)]
+            if not results:
+                return Delivery((), f"nothing was stored: {_why_none(outcome)}")
+            files = [result.folder / name for result in results for name in DICOM_FILES]
             try:
                 with err.status("storing"):
                     store_objects(request.address, fetched.study, files)
@@ -54,7 +57,13 @@ def predict_from_pacs(
             [fetched.folder],
             reading,
             folder,
-            extras=replace(extras, dicom=True),
+            extras=replace(extras, dicom=True, needs_dicom=False),
             deliver=deliver,
             as_json=as_json,
         )
+
+
+def _why_none(outcome: Outcome) -> str:
+    """What the report says of objects that could not be made, and where it is."""
+    (result, *_) = outcome.results
+    return f"{result.report.input.notes[-1]}; the report is in {result.folder}"

@@ -1,5 +1,6 @@
 """What `coronanet predict` does once its options are understood."""
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ from rich.text import Text
 
 from ..console import emit_json, err, fail, out, warn
 from ..engines.base import Engine
+from ..engines.machine import peak_memory_bytes
 from ..engines.places import BundleProvider
-from ..engines.predictor import Choice, LocalEnsemble
-from ..model.errors import MissingPackageError, UsageError
-from ..model.readers import Reading, Unreadable, try_inputs
+from ..engines.predictor import Choice
+from ..model.errors import UsageError
+from ..model.readers import Reading, Unreadable, open_inputs
 from ..model.severity import SURROGATE_NOTE
-from ..model.study import Study
+from ..model.study import Arriving
 from ..model.tasks import TASK_NAMES
 from .overlay import DISCLAIMER
 from .predict import Outcome, local_models, predict_studies, served_models
@@ -30,19 +32,19 @@ from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, tria
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey
+    from ..engines.triton_connection import Connection
 
 #: An ensemble that is ready, and what reports say about its networks.
 Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
 
 
 @contextmanager
-def served_ensemble(address: str, timeout_s: float) -> Generator[Ensemble]:
-    try:
-        from ..engines.triton_engine import TritonEngine
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "tritonclient", purpose="asking a server", extra="serve") from None
-    with TritonEngine(address, timeout_s=timeout_s) as engine:
-        yield engine, served_models()
+def served_ensemble(connection: "Connection", timeout_s: float) -> Generator[Ensemble]:
+    # Here, because the client of Triton is an extra.
+    from .client import Client
+
+    with Client(connection, timeout_s=timeout_s) as client:
+        yield client, served_models()
 
 
 @contextmanager
@@ -50,6 +52,7 @@ def local_ensemble(
     provide: BundleProvider, folder: Path | None, choice: Choice | None, key: "PublicKey | None"
 ) -> Generator[Ensemble]:
     from ..engines.ranking import choose
+    from ..engines.streams import open_ensemble
 
     bundles = provide(folder, key=key)
     if choice is None:
@@ -57,7 +60,7 @@ def local_ensemble(
             choices = choose(bundles, progress=lambda name: status.update(f"measuring this machine: {name}"))
     else:
         choices = dict.fromkeys(TASK_NAMES, choice)
-    with LocalEnsemble(bundles, choices) as engine:
+    with open_ensemble(bundles, choices) as engine:
         yield engine, local_models(bundles, choices)
 
 
@@ -85,20 +88,22 @@ def predict_and_answer(
         UsageError: no input was finished.
         typer.Exit: some were not, or were not delivered (code 1).
     """
-    # The first study is read before anything is exported, measured or asked: a typo must not cost a minute.
-    studies = try_inputs(inputs, window=reading.window, series=reading.series)
+    # The first study is opened before anything is exported, measured or asked: a typo must not cost a minute.
+    studies = open_inputs(inputs, reading)
     unreadable: list[Unreadable] = []
-    first: list[Study] = []
-    for study in studies:
-        if not isinstance(study, Unreadable):
-            first.append(study)
+    first: list[Arriving] = []
+    for found in studies:
+        if not isinstance(found, Unreadable):
+            first.append(found)
             break
-        unreadable.append(study)
+        unreadable.append(found)
     else:
         raise _nothing_finished(unreadable)
-    del study
+    del found
     check_triage_replaceable(folder)
+    start = time.perf_counter()
     with ensemble as (engine, models):
+        loading_s = time.perf_counter() - start
         outcome = _run(engine, models, chain(unreadable, _handed_over(first), studies), folder, extras)
     if not outcome.results:
         raise _nothing_finished(outcome.failures)
@@ -106,10 +111,10 @@ def predict_and_answer(
     write_triage(folder, rows)
     delivery = deliver(outcome) if deliver else None
     _warn_unused(outcome, reading, extras)
-    _answer(outcome, rows, delivery, as_json=as_json)
+    _answer(outcome, rows, delivery, loading_s, as_json=as_json)
 
 
-def _handed_over(studies: list[Study]) -> Iterator[Study]:
+def _handed_over(studies: list[Arriving]) -> Iterator[Arriving]:
     """Each study once, so that nobody here holds it while the next is read."""
     while studies:
         yield studies.pop(0)
@@ -128,7 +133,7 @@ def _nothing_finished(failures: Sequence[Unreadable]) -> UsageError:
 def _run(
     engine: Engine,
     models: tuple[ModelRecord, ...],
-    studies: Iterable[Study | Unreadable],
+    studies: Iterable[Arriving | Unreadable],
     folder: Path,
     extras: Extras,
 ) -> Outcome:
@@ -153,7 +158,9 @@ def _warn_unused(outcome: Outcome, reading: Reading, extras: Extras) -> None:
             warn(f"{option} is for DICOM; {others} of {len(kinds)} inputs are not, so it was not used on them")
 
 
-def _answer(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None, *, as_json: bool) -> None:
+def _answer(
+    outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None, loading_s: float, *, as_json: bool
+) -> None:
     for result in outcome.results:
         # An image's note is the window that the user just gave.
         for note in () if result.report.input.kind == "image" else result.report.input.notes:
@@ -161,7 +168,9 @@ def _answer(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | No
     for failure in outcome.failures:
         err.print(f"failed: {failure.reason}", style="red", soft_wrap=True, markup=False)
     if as_json:
-        emit_json(_to_json(outcome, rows, delivery))
+        emit_json(
+            _to_json(outcome, rows, delivery) | {"loading_s": loading_s, "peak_memory_bytes": peak_memory_bytes()}
+        )
     else:
         out.print(_studies(outcome, rows))
         out.print(_bands(rows))
@@ -183,7 +192,15 @@ def _exit_code(outcome: Outcome, delivery: Delivery | None) -> int:
 def _to_json(outcome: Outcome, rows: Sequence[TriageRow], delivery: Delivery | None) -> dict[str, Any]:
     return {
         "disclaimer": DISCLAIMER,
-        "results": [{"folder": str(result.folder), "report": asdict(result.report)} for result in outcome.results],
+        "results": [
+            {
+                "folder": str(result.folder),
+                "report": asdict(result.report),
+                "elapsed_s": result.elapsed_s,
+                "stages_s": dict(result.stages_s),
+            }
+            for result in outcome.results
+        ],
         "failures": [asdict(failure) for failure in outcome.failures],
         "triage": {
             "rule": RULE,

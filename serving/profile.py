@@ -1,20 +1,17 @@
 """The course of the disease from the feet to the head, as an SVG picture of a report."""
 
-import math
 from collections.abc import Sequence
 
 from ..model.findings import SliceFindings
+from ..pages import svg
 from .overlay import LESION_COLOUR, TYPE_COLOURS, hex_colour
 
 WIDTH, LEFT, RIGHT = 960, 56, 14
 #: Top and height of the panel of the lungs, and of that of the lesions.
 LUNG_PANEL, LESION_PANEL = (22, 74), (128, 150)
 HEIGHT = LESION_PANEL[0] + LESION_PANEL[1] + 44
-GREY, AXIS = "#d4d7dc", "#5b6470"
 #: Broken lines as well as colours: what a printer makes grey stays apart.
 DASHES = {"ground_glass": "", "consolidation": "7 3", "pleural_effusion": "2 3"}
-
-Points = Sequence[tuple[float, float]]
 
 
 def profile_svg(slices: Sequence[SliceFindings], pixel_mm: tuple[float, float]) -> str:
@@ -33,24 +30,27 @@ def profile_svg(slices: Sequence[SliceFindings], pixel_mm: tuple[float, float]) 
     lung = [item.lung_pixels * cm2 for item in slices]
     kinds = {name: [item.pixels_by_type[name] * cm2 for item in slices] for name in DASHES}
     lesion = [item.lesion_pixels * cm2 for item in slices]
-    top = _ceiling(max(1.0, *lesion, *(max(areas) for areas in kinds.values())))
+    top = svg.ceiling(max(1.0, *lesion, *(max(areas) for areas in kinds.values())))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="profile">',
-        "<title>Area of lung and of each kind of lesion in every slice, from the feet to the head</title>",
         *_thirds(slices, [x(height) for height in heights]),
-        *_panel(LUNG_PANEL, _ceiling(max(1.0, *lung)), "lung, cm²", steps=1),
+        *_panel(LUNG_PANEL, svg.ceiling(max(1.0, *lung)), "lung, cm²", steps=1),
         *_panel(LESION_PANEL, top, "lesion, cm²", steps=4),
-        _area([(x(h), _y(a, LUNG_PANEL, _ceiling(max(1.0, *lung)))) for h, a in zip(heights, lung, strict=True)]),
-        _line([(x(h), _y(a, LESION_PANEL, top)) for h, a in zip(heights, lesion, strict=True)], LESION_COLOUR, 1.2, ""),
+        _area([(x(h), _y(a, LUNG_PANEL, svg.ceiling(max(1.0, *lung)))) for h, a in zip(heights, lung, strict=True)]),
+        svg.polyline(
+            [(x(h), _y(a, LESION_PANEL, top)) for h, a in zip(heights, lesion, strict=True)],
+            hex_colour(LESION_COLOUR),
+            1.2,
+        ),
     ]
     for label, (name, areas) in enumerate(kinds.items(), start=1):
         points = [(x(h), _y(a, LESION_PANEL, top)) for h, a in zip(heights, areas, strict=True)]
-        parts.append(_line(points, TYPE_COLOURS[label], 2.2, DASHES[name]))
+        parts.append(svg.polyline(points, hex_colour(TYPE_COLOURS[label]), 2.2, DASHES[name]))
     bottom = LESION_PANEL[0] + LESION_PANEL[1]
-    parts += [_text(x(heights[0] + tick), bottom + 16, f"{tick:g}", "middle") for tick in _ticks(span)]
+    parts += [svg.text(x(heights[0] + tick), bottom + 16, f"{tick:g}", "middle") for tick in _ticks(span)]
     caption = "feet  ←  height above the first slice, cm  →  head"
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 36, caption, "middle"))
-    return "".join([*parts, "</svg>"])
+    parts.append(svg.text((LEFT + WIDTH - RIGHT) / 2, bottom + 36, caption, "middle"))
+    title = "Area of lung and of each kind of lesion in every slice, from the feet to the head"
+    return svg.svg(WIDTH, HEIGHT, title, parts, kind="profile")
 
 
 def _thirds(slices: Sequence[SliceFindings], places: Sequence[float]) -> list[str]:
@@ -62,13 +62,10 @@ def _thirds(slices: Sequence[SliceFindings], places: Sequence[float]) -> list[st
     parts: list[str] = []
     for third, name in enumerate(("lower third", "middle third", "upper third")):
         start = low + (high - low) * third / 3
-        parts.append(_text(start + (high - low) / 6, LUNG_PANEL[0] - 8, name, "middle"))
+        parts.append(svg.text(start + (high - low) / 6, LUNG_PANEL[0] - 8, name, "middle"))
         if third:
             bottom = LESION_PANEL[0] + LESION_PANEL[1]
-            parts.append(
-                f'<line x1="{start:.1f}" x2="{start:.1f}" y1="{LUNG_PANEL[0] - 16}" y2="{bottom}" '
-                f'stroke="{AXIS}" stroke-width="0.8" stroke-dasharray="3 4"/>'
-            )
+            parts.append(svg.segment(start, LUNG_PANEL[0] - 16, start, bottom, svg.AXIS, width=0.8, dashes="3 4"))
     return parts
 
 
@@ -76,14 +73,10 @@ def _panel(panel: tuple[int, int], top: float, name: str, *, steps: int) -> list
     parts: list[str] = []
     for step in range(steps + 1):
         y = _y(top * step / steps, panel, top)
-        stroke = AXIS if step == 0 else "#e6e8eb"
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{stroke}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{top * step / steps:g}", "end"))
+        parts.append(svg.segment(LEFT, y, WIDTH - RIGHT, y, svg.AXIS if step == 0 else svg.GRID))
+        parts.append(svg.text(LEFT - 8, y + 4, f"{top * step / steps:g}", "end"))
     middle = panel[0] + panel[1] / 2
-    parts.append(
-        f'<text x="14" y="{middle:.1f}" transform="rotate(-90 14 {middle:.1f})" text-anchor="middle" '
-        f'font-size="12" fill="{AXIS}">{name}</text>'
-    )
+    parts.append(svg.text(14, middle, name, "middle", turned=True))
     return parts
 
 
@@ -91,35 +84,12 @@ def _y(area: float, panel: tuple[int, int], top: float) -> float:
     return panel[0] + panel[1] * (1 - area / top)
 
 
-def _area(points: Points) -> str:
+def _area(points: svg.Points) -> str:
     foot = LUNG_PANEL[0] + LUNG_PANEL[1]
-    closed = [(points[0][0], foot), *points, (points[-1][0], foot)]
-    return f'<polygon points="{_join(closed)}" fill="{GREY}" stroke="{AXIS}" stroke-width="1"/>'
-
-
-def _line(points: Points, colour: tuple[int, int, int], width: float, dashes: str) -> str:
-    broken = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return (
-        f'<polyline points="{_join(points)}" fill="none" stroke="{hex_colour(colour)}" stroke-width="{width}" '
-        f'stroke-linejoin="round"{broken}/>'
-    )
-
-
-def _join(points: Points) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12" fill="{AXIS}">{text}</text>'
-
-
-def _ceiling(value: float) -> float:
-    """The next number that reads well on an axis: 1, 2, 4, 6, 8 or 10 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 6, 8, 10) if value <= step * power)
+    return svg.polygon([(points[0][0], foot), *points, (points[-1][0], foot)], svg.GREY)
 
 
 def _ticks(span: float) -> list[float]:
     """Some six round heights within the stack."""
-    step = _ceiling(span / 6)
+    step = svg.ceiling(span / 6)
     return [step * index for index in range(int(span / step + 1e-6) + 1)]

@@ -27,6 +27,7 @@ from .triton_config import (
     DEFAULT_INSTANCES,
     ENSEMBLE,
     GENERATED,
+    TRIAGE,
     Step,
     Target,
     container_file,
@@ -51,16 +52,17 @@ EMBEDDED: tuple[Backend, ...] = ("onnxruntime", "openvino")
 class RepositoryIndex(StrictModel):
     """``coronanet/1/repository.json``, written last: the repository is whole, and these are its steps.
 
-    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``models`` to that of its ``model.py``, ``configs`` (the
-    ensemble included) to that of the ``config.pbtxt`` that the embedded server reads, and ``bundles`` a task to its
-    bundle's.
+    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``models`` (the gated one included) to that of its
+    ``model.py``, ``configs`` (the ensemble included) to that of the ``config.pbtxt`` that the embedded server reads,
+    and ``bundles`` a task to its bundle's. A server of it needs a response cache of ``response_cache_mib`` MiB.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     steps: dict[str, str]
     models: dict[str, str]
     configs: dict[str, str]
     bundles: dict[TaskName, str]
+    response_cache_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def fill_repository(
     *,
     instances: int = DEFAULT_INSTANCES,
     threads: int | None = None,
+    response_cache_mib: int = 0,
+    triage_threshold: float | None = None,
 ) -> tuple[FilledStep, ...]:
     """Write the configurations, the models and the index of a repository; models of our own that it lacks go.
 
@@ -100,6 +104,8 @@ def fill_repository(
         choices: how to run each network.
         instances: processes that the embedded server runs for each network.
         threads: threads of one inference; None shares this machine's cores between the instances.
+        response_cache_mib: how much the server keeps of what the networks said, in MiB; 0 is nothing.
+        triage_threshold: adds the gated model ``coronanet_triage`` with this probability as its gate.
 
     Raises:
         UsageError: no bundle, a choice that cannot be served, a bundle that lacks a file, or a folder in ``out`` that
@@ -111,7 +117,9 @@ def fill_repository(
     shared = threads or max(1, len(os.sched_getaffinity(0)) // instances)
     plan = plan_steps(bundles)
     filled = tuple(FilledStep(step.name, _describe(step, bundles[step.task], choices, shared)) for step in plan)
-    configs = render_configs(bundles, instances=instances)
+    configs = render_configs(
+        bundles, instances=instances, response_cache=response_cache_mib > 0, triage_threshold=triage_threshold
+    )
     _check_folder(out, configs.keys())
     # Without its version folder Triton refuses the ensemble, and `read_index` the repository.
     shutil.rmtree(out / ENSEMBLE / VERSION, ignore_errors=True)
@@ -123,11 +131,15 @@ def fill_repository(
     for step, done in zip(plan, filled, strict=True):
         with publish(out / step.name / VERSION) as work:
             _fill_version(work, step, bundles[step.task], done.step)
+    if TRIAGE in configs:
+        with publish(out / TRIAGE / VERSION) as work:
+            (work / MODEL).write_text(_template(TRIAGE), encoding="utf-8")
     index = RepositoryIndex(
         steps={step.name: hash_file(out / step.name / VERSION / STEP) for step in plan},
-        models={step.name: hash_file(out / step.name / VERSION / MODEL) for step in plan},
+        models={name: hash_file(out / name / VERSION / MODEL) for name in configs if name != ENSEMBLE},
         configs={name: hash_file(out / name / CONFIG) for name in configs},
         bundles={task: bundle.sha256 for task, bundle in bundles.items()},
+        response_cache_mib=response_cache_mib,
     )
     with publish(out / ENSEMBLE / VERSION) as work:
         (work / INDEX).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -178,8 +190,8 @@ def read_index(repository: Path) -> RepositoryIndex:
     for file, sha256 in expected.items():
         if not file.is_file() or hash_file(file) != sha256:
             raise RefusedError(f"{file} is missing or was changed: {REMEDY}", page="corrupted-file")
-    ours = hashlib.sha256(_template().encode()).hexdigest()
-    if other := sorted(name for name, sha256 in index.models.items() if sha256 != ours):
+    ours = {name: hashlib.sha256(_template(name).encode()).hexdigest() for name in index.models}
+    if other := sorted(name for name, sha256 in index.models.items() if sha256 != ours[name]):
         raise RefusedError(f"{repository / other[0] / VERSION / MODEL} is of another version of coronanet: {REMEDY}")
     return index
 
@@ -209,7 +221,7 @@ def _fill_version(work: Path, step: Step, bundle: Bundle, described: StepFile) -
     plans = container_plans(bundle).records if step.graph == "network" else ()
     for record in {record.path: record for record in (embedded, container_file(bundle, step.graph), *plans)}.values():
         _copy(bundle, record, work)
-    (work / MODEL).write_text(_template(), encoding="utf-8")
+    (work / MODEL).write_text(_template(step.name), encoding="utf-8")
     (work / STEP).write_text(described.to_json(), encoding="utf-8")
 
 
@@ -223,8 +235,10 @@ def _copy(bundle: Bundle, record: FileRecord, work: Path) -> None:
         )
 
 
-def _template() -> str:
-    return (files(__package__ or "") / "templates" / "step.py").read_text(encoding="utf-8")
+def _template(model: str) -> str:
+    """The code that a model of ours runs in the Python backend."""
+    name = "triage.py" if model == TRIAGE else "step.py"
+    return (files(__package__ or "") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _own_folders(out: Path) -> set[str]:

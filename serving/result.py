@@ -2,22 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import nibabel as nib
-import numpy as np
-from numpy.typing import NDArray
 
 from ..engines.bundle import publish
-from ..model.assessment import Assessment, assess
+from ..model.assessment import Assessment
 from ..model.errors import UsageError
 from ..model.findings import Decisions
 from ..model.identity import Identity
 from ..model.lungs import Cleaning
-from ..model.readers.nifti import to_file_grid
 from ..model.study import Study
+from .nifti_out import write_mask
 from .overlay import Canvas, render_montage, render_overlay
 from .page import render_page
 from .report import DICOM_FILES, OVERLAY, PAGE, REPORT, ModelRecord, Report, Timings, make_report
@@ -29,22 +27,25 @@ KNOWN_FILES = frozenset(
     {REPORT, PAGE, OVERLAY, *DICOM_FILES, *(name + suffix for name in MASKS for suffix in (".png", ".nii.gz"))}
 )
 
-#: NIfTI's qform and sform codes of coordinates in the scanner, where the input has none.
-SCANNER = (1, 1)
-
 
 @dataclass(frozen=True)
 class Extras:
-    """What a result of a DICOM study has when it is asked for: DICOM objects, and whose study it is in its report."""
+    """What a result of a DICOM study has when it is asked for: DICOM objects, and whose study it is in its report.
+
+    Where ``needs_dicom`` is false, a study that no objects can be made of is finished without them, and its notes say
+    why; else it fails.
+    """
 
     dicom: bool = False
     identify: bool = False
+    needs_dicom: bool = True
 
 
 def write_result(
     folder: Path,
     study: Study,
     decisions: Decisions,
+    assessment: Assessment,
     models: Sequence[ModelRecord],
     *,
     cleaning: Cleaning,
@@ -60,13 +61,13 @@ def write_result(
     """
     check_replaceable(folder)
     start = time.perf_counter()
-    assessment = assess(study, decisions)
     try:
         with publish(folder) as work:
             montage = render_montage(study, decisions, assessment.slices)
             (work / OVERLAY).write_bytes(_png(render_overlay(study, assessment, montage)))
             _write_masks(work, study, decisions)
-            objects = _write_dicom(work, study, decisions, assessment, models) if extras.dicom else ()
+            objects, why_none = _write_dicom(work, study, decisions, assessment, models, extras=extras)
+            study = replace(study, notes=(*study.notes, *why_none))
             timings = Timings(
                 inference_ms=inference_ms,
                 inference_ms_per_slice=inference_ms / len(study.image),
@@ -109,23 +110,40 @@ def check_replaceable(folder: Path) -> None:
 
 def _write_masks(folder: Path, study: Study, decisions: Decisions) -> None:
     masks = (decisions.lesion_mask, decisions.lesion_types, decisions.lung_mask)
-    for file, mask in zip(mask_files(study), masks, strict=True):
-        if study.kind == "image":
-            (folder / file).write_bytes(_png(mask[0]))
-        else:
-            _write_nifti(folder / file, mask, study)
+    files = [folder / name for name in mask_files(study)]
+    if study.kind == "image":
+        for file, mask in zip(files, masks, strict=True):
+            file.write_bytes(_png(mask[0]))
+        return
+    with ThreadPoolExecutor(len(files)) as threads:
+        for _ in threads.map(lambda file, mask: write_mask(file, mask, study), files, masks):
+            pass
 
 
 def _write_dicom(
-    folder: Path, study: Study, decisions: Decisions, assessment: Assessment, models: Sequence[ModelRecord]
-) -> tuple[str, ...]:
-    if study.dicom is None:
-        return ()
+    folder: Path,
+    study: Study,
+    decisions: Decisions,
+    assessment: Assessment,
+    models: Sequence[ModelRecord],
+    *,
+    extras: Extras,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the objects, and the note why there are none where they were asked for."""
+    if study.dicom is None or not extras.dicom:
+        return (), ()
     # highdicom takes a second to import, and is an extra.
-    from .dicom_out import write_dicom
+    from .dicom_out import NoObjectsError, write_dicom
 
-    write_dicom(folder, study, decisions, assessment, models)
-    return DICOM_FILES
+    try:
+        write_dicom(folder, study, decisions, assessment, models)
+    except NoObjectsError as error:
+        if extras.needs_dicom:
+            raise UsageError(f"{error}: leave out --dicom") from None
+        for name in DICOM_FILES:
+            (folder / name).unlink(missing_ok=True)
+        return (), (f"No DICOM objects were made: {error}",)
+    return DICOM_FILES, ()
 
 
 def _identity(study: Study) -> Identity | None:
@@ -141,17 +159,3 @@ def _png(pixels: Canvas) -> bytes:
     if not done:
         raise UsageError(f"OpenCV does not encode a picture of {list(pixels.shape)} pixels")
     return data.tobytes()
-
-
-def _write_nifti(path: Path, mask: NDArray[np.uint8], study: Study) -> None:
-    """On the voxels of the NIfTI file it came from, else on the study's own, in RAS millimetres."""
-    if study.nifti is not None:
-        voxels, affine, codes = to_file_grid(mask, study.nifti), study.nifti.affine, study.nifti.codes
-    else:
-        voxels, affine, codes = mask.transpose(2, 1, 0), study.affine, SCANNER
-    image = nib.Nifti1Image(voxels, affine)
-    # Some programs read the one, some the other; nibabel alone would leave the qform out.
-    image.set_qform(affine, codes[0])
-    image.set_sform(affine, codes[1])
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)

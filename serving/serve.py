@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from ..model.errors import CoronanetError
 from .event_log import Emit, EventLog, Field, prune, rotate
+from .monitor import Monitor
+from .repository import read_index
 from .server import TritonServer
 from .watchdog import Watchdog
 
@@ -14,13 +16,13 @@ from .watchdog import Watchdog
 HEARTBEAT_S = 600.0
 
 
-def serve(server: TritonServer, ready: Callable[[Path], None]) -> NoReturn:
+def serve(server: TritonServer, monitor: Monitor, ready: Callable[[Path], None]) -> NoReturn:
     """Start the server, call ``ready`` with the file of its events, and watch it until it is told to stop.
 
-    The server is always stopped, and what it left on this machine removed.
+    The server is always stopped, and what it left on this machine removed. The ``monitor`` hears what happens.
 
     Raises:
-        CoronanetError: it could not be started.
+        CoronanetError: it could not be started, or the monitor could not listen.
         RefusedError: it could not be brought back.
         SystemExit: as the handler of a signal raises it.
     """
@@ -29,14 +31,21 @@ def serve(server: TritonServer, ready: Callable[[Path], None]) -> NoReturn:
     events = EventLog(log.with_name(f"{log.stem}-events.jsonl"))
     prune(log.parent)
     started = time.monotonic()
-    emit = sparse(events)
+    write = sparse(events)
+
+    def emit(event: str, /, **fields: Field) -> None:
+        monitor.hear(event, **fields)
+        write(event, **fields)
+
     try:
         emit("starting", repository=str(server.repository), grpc=server.address, http=server.http_address)
-        server.start()
-        emit("ready", seconds=round(time.monotonic() - started, 2), pid=server.pid)
-        ready(events.path)
-        with Watchdog(server, emit) as watchdog:
-            watchdog.run(between=lambda: rotate(log))
+        with monitor:
+            server.start()
+            monitor.serves(read_index(server.repository).bundles)
+            emit("ready", seconds=round(time.monotonic() - started, 2), pid=server.pid)
+            ready(events.path)
+            with Watchdog(server, emit) as watchdog:
+                watchdog.run(between=lambda: rotate(log))
     except CoronanetError as error:
         emit("failed", reason=str(error))
         raise

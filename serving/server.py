@@ -56,6 +56,9 @@ class TritonServer:
         host: a loopback address, or with ``allow_remote`` any of this machine's.
         ports: where it listens.
         log: what Triton and the models print is appended there; None is a file in ``cache_home()``, one for each port.
+        trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client asks it to trace
+            (`coronanet bench waterfall`), which puts nothing of an image there. None leaves tracing out: a client of
+            this machine that asks for the level ``TENSORS`` would have pixels written.
         start_timeout_s: how long to wait for the first answer, in seconds.
         exit_timeout_s: how long requests that were accepted may take to finish when it stops, in whole seconds.
         allow_remote: whether other machines may reach it.
@@ -75,6 +78,7 @@ class TritonServer:
         host: str = HOST,
         ports: Ports | None = None,
         log: Path | None = None,
+        trace: Path | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         exit_timeout_s: int = EXIT_TIMEOUT_S,
         allow_remote: bool = False,
@@ -82,6 +86,7 @@ class TritonServer:
         self.repository = repository
         self.host = host
         self.allow_remote = allow_remote
+        self.trace = trace
         self.start_timeout_s = start_timeout_s
         self.exit_timeout_s = exit_timeout_s
         self._wanted = self.ports = ports or Ports()
@@ -132,6 +137,8 @@ class TritonServer:
 
     def start(self) -> None:
         """Start the server and wait for the canary's first answer; what was started is stopped where that fails."""
+        if self.trace is not None:
+            self.trace.parent.mkdir(parents=True, exist_ok=True)
         read_index(self.repository)
         reap()
         for tries_left in reversed(range(PORT_TRIES)):
@@ -358,6 +365,8 @@ class TritonServer:
             options["http-restricted-api"] = options["grpc-restricted-protocol"] = (
                 f"{RESTRICTED}:{secrets.token_hex(16)}={secrets.token_hex(16)}"
             )
+        if mib := read_index(snapshot).response_cache_mib:
+            options["cache-config"] = f"local,size={mib * 2**20}"
         python = {
             "shm-default-byte-size": SHM_BYTES,
             "shm-growth-byte-size": SHM_BYTES,
@@ -368,6 +377,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
+            *([f"--trace-config=triton,file={self.trace.resolve()}"] if self.trace else []),
         ]
 
 

@@ -11,13 +11,16 @@ from google.protobuf import descriptor_pool, json_format, message_factory, text_
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2
 
-from ..engines.base import TensorSpec
-from ..engines.bundle import Bundle, FileRecord, Graph
+from ..engines.base import DYNAMIC, TensorSpec
+from ..engines.bundle import Bundle, FileRecord, Graph, TensorRecord
 from ..engines.predictor import IMAGE, ensemble_output
-from ..model.tasks import TASK_NAMES, TaskName
+from ..model.errors import UsageError
+from ..model.tasks import TASK_NAMES, TASKS, TaskName
 from .container_plans import container_plans, file_name
 
 ENSEMBLE = "coronanet"
+#: The gated model, where it was asked for: it segments lesions only in slices that the classifier calls infected.
+TRIAGE = "coronanet_triage"
 #: What Triton is started with: nothing (the embedded server), or ``--model-config-name`` in NVIDIA's container.
 Target = Literal["embedded", "onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -26,9 +29,18 @@ GENERATED = "# Written by `coronanet repository` from the bundles' manifests: ed
 DEFAULT_INSTANCES = 2
 QUEUE_TIMEOUT_US = 30_000_000
 QUEUE_LENGTH = 256
+#: A gated request waits in its process for the ensemble, so these bound how many are under way at once.
+TRIAGE_INSTANCES = 4
+#: What warm-ups have for a slice whose size is free.
+WARM_UP_SIZE = 512
 #: What Triton says is missing on a GPU that the bundle has no plan for.
 NO_PLAN = "model.plan"
 TYPES = {"int16": "TYPE_INT16", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+
+#: What the gate keeps from slices that are not called infected. Lungs are never gated: extent is in percent of them.
+GATED: tuple[TaskName, ...] = ("binary_segmentation", "multiclass_segmentation")
+#: The newest version alone, so that a new one beside it takes over and the old one can be put back by removing it.
+NEWEST = {"latest": {"num_versions": 1}}
 
 _CONFIG = message_factory.GetMessageClass(
     descriptor_pool.Default().FindMessageTypeByName(f"{model_config_pb2.DESCRIPTOR.package}.ModelConfig")
@@ -79,24 +91,45 @@ def plan_steps(bundles: Mapping[TaskName, Bundle]) -> tuple[Step, ...]:
 
 
 def render_configs(
-    bundles: Mapping[TaskName, Bundle], *, instances: int = DEFAULT_INSTANCES
+    bundles: Mapping[TaskName, Bundle],
+    *,
+    instances: int = DEFAULT_INSTANCES,
+    response_cache: bool = False,
+    triage_threshold: float | None = None,
 ) -> dict[str, dict[Target, str]]:
     """The text of every configuration: model name -> target -> ``config.pbtxt``.
 
     Args:
         bundles: open bundles, at least one.
         instances: processes that the embedded server runs for each network.
+        response_cache: whether what a network said about a slice is kept for the next request with the same slice.
+        triage_threshold: adds the gated model, with this probability as its gate.
 
     Raises:
-        UsageError: a bundle lacks one of the three graphs.
+        UsageError: a bundle lacks one of the three graphs, or there is nothing to gate.
     """
     steps = plan_steps(bundles)
+    limited = sum(step.graph == "preprocess" for step in steps) == 1
     configs: dict[str, dict[Target, str]] = {
-        step.name: {target: _render(_step(step, bundles[step.task], target, instances)) for target in TARGETS}
+        step.name: {
+            target: _render(
+                _step(
+                    step,
+                    bundles[step.task],
+                    target,
+                    instances=instances,
+                    limited=limited,
+                    response_cache=response_cache,
+                )
+            )
+            for target in TARGETS
+        }
         for step in steps
     }
-    ensemble = _render(_ensemble(steps, bundles))
-    configs[ENSEMBLE] = dict.fromkeys(TARGETS, ensemble)
+    ensemble = _ensemble(steps, bundles)
+    configs[ENSEMBLE] = dict.fromkeys(TARGETS, _render(ensemble))
+    if triage_threshold is not None:
+        configs[TRIAGE] = dict.fromkeys(TARGETS, _render(_triage(ensemble, bundles, triage_threshold)))
     return configs
 
 
@@ -121,22 +154,51 @@ def _render(config: Mapping[str, Any]) -> str:
     return GENERATED + text_format.MessageToString(json_format.ParseDict(dict(config), _CONFIG()))
 
 
-def _step(step: Step, bundle: Bundle, target: Target, instances: int) -> dict[str, Any]:
+def _step(
+    step: Step, bundle: Bundle, target: Target, *, instances: int, limited: bool, response_cache: bool
+) -> dict[str, Any]:
     record = bundle.require(step.graph)
+    largest = record.batch.max if record.batch else 1
     config: dict[str, Any] = {
         "name": step.name,
         **_backend(step, bundle, target),
-        "max_batch_size": record.batch.max if record.batch else 1,
+        "max_batch_size": largest,
+        "version_policy": NEWEST,
         "input": _tensors(tensor.spec for tensor in record.inputs),
         "output": _tensors(tensor.spec for tensor in record.outputs),
     }
+    if response_cache and step.graph == "network":
+        # Not the ensemble: the cache's key leaves out which outputs a request asks for. A network has but one.
+        config["response_cache"] = {"enable": True}
+    queue = _queue(limits=limited and step.graph == "preprocess")
     if target == "embedded":
-        # Networks take nearly all of the time: more processes for the other steps would only cost memory. No dynamic
-        # batching: a CPU gains nothing from it, and this server's batcher lets a request wait for the next one.
-        count = instances if step.graph == "network" else 1
-        return {**config, "instance_group": [{"kind": "KIND_CPU", "count": count}]}
-    kind = "KIND_GPU" if step.graph == "network" else "KIND_CPU"
-    return {**config, "instance_group": [{"kind": kind, "count": 1}], "dynamic_batching": _queue(step)}
+        # Networks take nearly all of the time: more processes for the other steps would only cost memory.
+        config["instance_group"] = [{"kind": "KIND_CPU", "count": instances if step.graph == "network" else 1}]
+        config["dynamic_batching"] = _one_by_one(queue)
+        batches = (1,)
+    else:
+        kind = "KIND_GPU" if step.graph == "network" else "KIND_CPU"
+        config["instance_group"] = [{"kind": kind, "count": 1}]
+        config["dynamic_batching"] = queue
+        # A GPU makes its kernels ready for the sizes that it is shown.
+        batches = (1, largest) if step.graph == "network" and largest > 1 else (1,)
+    return {**config, "model_warmup": [_warm_up(record.inputs, batch) for batch in batches]}
+
+
+def _warm_up(inputs: Iterable[TensorRecord], batch: int) -> dict[str, Any]:
+    """A sample that every instance runs before the model is ready."""
+    return {
+        "name": f"batch-{batch}",
+        "batch_size": batch,
+        "inputs": {
+            tensor.name: {
+                "data_type": TYPES[tensor.dtype],
+                "dims": [WARM_UP_SIZE if size == DYNAMIC else size for size in tensor.shape[1:]],
+                "zero_data": True,
+            }
+            for tensor in inputs
+        },
+    }
 
 
 def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
@@ -155,13 +217,24 @@ def _backend(step: Step, bundle: Bundle, target: Target) -> dict[str, Any]:
     return {"backend": "onnxruntime", "default_model_filename": container_file(bundle, step.graph).path}
 
 
-def _queue(step: Step) -> dict[str, Any]:
-    """How requests wait on a GPU: batched with whoever waits too, nobody longer than the timeout."""
+def _queue(*, limits: bool) -> dict[str, Any]:
+    """How requests wait: nobody longer than the timeout and, where it ``limits``, no more than so many.
+
+    Behind an ensemble's first step a request that is rejected for want of room never gets an answer (fixed in Triton
+    26.03), and at one of several first steps it ends the server (seen in 24.10): only a single first step may limit.
+    """
     policy: dict[str, Any] = {"timeout_action": "REJECT", "default_timeout_microseconds": QUEUE_TIMEOUT_US}
-    if step.graph == "preprocess":
-        # Only here: a request rejected behind an ensemble's first step never gets an answer (fixed in Triton 26.03).
+    if limits:
         policy["max_queue_size"] = QUEUE_LENGTH
     return {"default_queue_policy": policy}
+
+
+def _one_by_one(queue: dict[str, Any]) -> dict[str, Any]:
+    """The queue of the embedded server: its timeouts, but no request waits there to be batched with the next one.
+
+    A CPU gains nothing from batches of several requests.
+    """
+    return {"preferred_batch_size": [1], **queue}
 
 
 def _ensemble(steps: Sequence[Step], bundles: Mapping[TaskName, Bundle]) -> dict[str, Any]:
@@ -170,6 +243,7 @@ def _ensemble(steps: Sequence[Step], bundles: Mapping[TaskName, Bundle]) -> dict
         "name": ENSEMBLE,
         "platform": "ensemble",
         "max_batch_size": min(record.batch.max if record.batch else 1 for record in records),
+        "version_policy": NEWEST,
         "input": _tensors([IMAGE]),
         "output": _tensors(ensemble_output(step.task) for step in steps if step.graph == "decide"),
         "ensemble_scheduling": {
@@ -183,6 +257,33 @@ def _ensemble(steps: Sequence[Step], bundles: Mapping[TaskName, Bundle]) -> dict
                 for step in steps
             ]
         },
+    }
+
+
+def _triage(ensemble: Mapping[str, Any], bundles: Mapping[TaskName, Bundle], threshold: float) -> dict[str, Any]:
+    """The gated model: what the ensemble takes and gives, answered by the Python backend, which asks the ensemble."""
+    gated = [TASKS[task].output for task in GATED if task in bundles]
+    if "classification" not in bundles or not gated:
+        raise UsageError(
+            f"--triage needs a classification to gate with and a lesion segmentation to gate, got {', '.join(bundles)}"
+        )
+    parameters = {
+        "ensemble": ENSEMBLE,
+        "gate": TASKS["classification"].output,
+        "gated": ",".join(gated),
+        "threshold": repr(threshold),
+    }
+    return {
+        "name": TRIAGE,
+        "backend": "python",
+        "max_batch_size": ensemble["max_batch_size"],
+        "version_policy": NEWEST,
+        "input": ensemble["input"],
+        "output": ensemble["output"],
+        "instance_group": [{"kind": "KIND_CPU", "count": TRIAGE_INSTANCES}],
+        # Every request is a gate of its own, also in the container.
+        "dynamic_batching": _one_by_one(_queue(limits=True)),
+        "parameters": {name: {"string_value": value} for name, value in parameters.items()},
     }
 
 

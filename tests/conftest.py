@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -14,12 +15,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coronanet.engines import slices
 from coronanet.engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, Precision
 from coronanet.engines.cuda_memory import Device, find_device
 from coronanet.engines.places import HOME_VARIABLE, ROOT, data_home
 from coronanet.engines.predictor import Choice
 from coronanet.engines.ranking import choose, machine
 from coronanet.engines.slices import GateSlices, gate_slices, phantom_slices
+from coronanet.export import making, shipped
 from coronanet.export.pipeline import export_bundle
 from coronanet.export.plan_target import plan_target
 from coronanet.export.shipped import PRETRAINED, provide_bundles
@@ -39,6 +42,14 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
 
 VOLUMES = ("1", "2", "4", "9")
+#: The gates of the tests look at fewer slices than those of a user's export: as many as they need for a verdict.
+FEW_SLICES: dict[TaskName, tuple[int, int, int]] = {
+    "classification": (16, 40, 0),
+    "binary_segmentation": (6, 8, 0),
+    "multiclass_segmentation": (6, 6, 3),
+    "lung_segmentation": (2, 10, 0),
+}
+FEW_PREFLIGHT = 3
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +58,7 @@ def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
 
     Kept between runs for as long as everything that makes a bundle is the same, since an export takes a while.
     """
-    digest = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([machine(), FEW_SLICES, FEW_PREFLIGHT], sort_keys=True).encode())
     for folder in ("model", "engines", "export"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.read_bytes())
@@ -55,6 +66,10 @@ def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
     home = request.config.cache.mkdir(f"home-{digest.hexdigest()[:12]}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(home))
+        patch.setattr(slices, "COUNTS", FEW_SLICES)
+        patch.setattr(making, "PREFLIGHT_SLICES", FEW_PREFLIGHT)
+        # Its search for nodes to keep takes minutes; tests/export has int8 of what ships.
+        patch.setattr(shipped, "wants_int8", lambda: False)
         yield home
 
 
@@ -149,6 +164,24 @@ def triton_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
     log = tmp_path_factory.mktemp("triton") / "log"
     with TritonServer(repository, ports=Ports.free(), log=log) as server:
         yield server
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """Opens a page in headless Chromium, ``browse(page, *options)``; answers with what the browser logs."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    profiles = iter(range(100))
+
+    def open_page(page: Path, *options: str) -> str:
+        command = [
+            found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / f'profile-{next(profiles)}'}", "--hide-scrollbars", *options, page.as_uri(),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
+
+    return open_page
 
 
 @pytest.fixture(scope="session")

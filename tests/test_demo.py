@@ -64,6 +64,7 @@ def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
     assert all(not case["errors"] for case in serving["results"])
     masks = [item["equal_share"] for item in serving["agreement"] if item["equal_share"] is not None]
     assert masks == [1.0, 1.0, 1.0]
+    assert "Served, closed loop" in Path(answer["benchmarks"]["page"]).read_text(encoding="utf-8")
     assert _exit_code(["bench", "table", answer["benchmarks"]["engines"], answer["benchmarks"]["serving"]]) == 0
     table = capsys.readouterr().out
     assert all(word in table for word in ("multiclass", "onnxruntime", "ensemble", "p99 ms", "slices/s"))

@@ -114,7 +114,11 @@ def _source_files() -> set[str]:
     folders = [ROOT.joinpath(*package.split(".")[1:]) for package in _source_packages()]
     data = (ROOT / "model" / "pretrained").rglob("*")
     files = [file for folder in folders for file in folder.glob("*.py")]
-    files += [ROOT / "model" / "risk.toml", ROOT / "serving" / "templates" / "report.html"]
+    files += [
+        ROOT / "model" / "risk.toml",
+        ROOT / "serving" / "gate.json",
+        ROOT / "serving" / "templates" / "report.html",
+    ]
     files += [file for file in data if file.is_file() and "__pycache__" not in file.parts]
     return {str(file.relative_to(ROOT)) for file in (*files, ROOT / "py.typed")}
 

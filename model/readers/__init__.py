@@ -1,6 +1,7 @@
 """From what a person has (DICOM, NIfTI, 8-bit images, folders of them) to studies in int16 HU."""
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonpath
@@ -8,10 +9,10 @@ from pathlib import Path
 
 from ..card import Window
 from ..errors import MissingPackageError, UsageError
-from ..study import Study, printable
+from ..study import Arriving, Study, printable
 from .windows import NAMED_WINDOWS, parse_window
 
-__all__ = ["NAMED_WINDOWS", "Reading", "Unreadable", "find_inputs", "parse_window", "read_inputs", "try_inputs"]
+__all__ = ["NAMED_WINDOWS", "Reading", "Unreadable", "find_inputs", "open_inputs", "parse_window", "try_inputs"]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -41,10 +42,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Input:
-    """One study to be: where it lies, and how it is read once its turn comes."""
+    """One study to be: where it lies, and how it is opened once its turn comes."""
 
     origin: Path
-    read: Callable[[Reading], Study]
+    open: Callable[[Reading], Arriving]
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,29 @@ class Unreadable:
         object.__setattr__(self, "reason", printable(self.reason))
 
 
-def read_inputs(paths: Sequence[Path], *, window: Window | None = None, series: str | None = None) -> Iterator[Study]:
-    """Every study that ``paths`` hold, one after the other, each read when it is asked for.
-
-    A DICOM study is one, however its files lie in a folder and the folders in it: the CT series that shows the lungs
-    best is read, and its notes say what else lies there. A NIfTI file and an image are one each, and so is each of them
-    in a folder.
-
-    Args:
-        paths: files and folders.
-        window, series: as in ``Reading``.
-
-    Raises:
-        UsageError: a path is missing, a folder holds nothing readable, or a file is refused; the line says why.
-    """
-    for path in paths:
-        for found in find_inputs(path):
-            yield found.read(Reading(window, series))
-
-
 def try_inputs(
     paths: Sequence[Path], *, window: Window | None = None, series: str | None = None
 ) -> Iterator[Study | Unreadable]:
-    """``read_inputs`` that goes on: what cannot be read comes as ``Unreadable`` in its place."""
+    """``open_inputs``, each study with all its slices."""
+    for found in open_inputs(paths, Reading(window, series)):
+        if isinstance(found, Unreadable):
+            yield found
+            continue
+        try:
+            yield found.complete()
+        except UsageError as error:
+            yield Unreadable(found.origin, str(error))
+
+
+def open_inputs(paths: Sequence[Path], reading: Reading) -> Iterator[Arriving | Unreadable]:
+    """Every study that files and folders hold, one after the other, each opened when it is asked for.
+
+    A DICOM study is one, however its files lie in a folder and the folders in it: the CT series that shows the lungs
+    best is read, and its notes say what else lies there. A NIfTI file and an image are one each, and so is each of them
+    in a folder. What cannot be read comes as ``Unreadable`` in its place, and the others go on.
+    """
     for path in paths:
+        start = time.perf_counter()
         try:
             inputs = find_inputs(path)
         except UsageError as error:
@@ -99,9 +99,12 @@ def try_inputs(
             continue
         for found in inputs:
             try:
-                yield found.read(Reading(window, series))
+                arriving = found.open(reading)
             except UsageError as error:
                 yield Unreadable(str(found.origin), str(error))
+            else:
+                yield replace(arriving, opening_s=time.perf_counter() - start)
+            start = time.perf_counter()
 
 
 def find_inputs(path: Path) -> list[Input]:
@@ -171,10 +174,10 @@ def _is_result(folder: Path) -> bool:
 
 
 def _closed(path: Path, error: UsageError) -> Input:
-    def read(_: Reading) -> Study:
+    def refuse(_: Reading) -> Arriving:
         raise error
 
-    return Input(path, read)
+    return Input(path, refuse)
 
 
 def _dicom_studies(tree: _Tree, folder: Path) -> list[Input]:
@@ -222,26 +225,26 @@ def _is_dicom(path: Path) -> bool:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _nifti(path: Path) -> Study:
+def _nifti(path: Path) -> Arriving:
     # nibabel and OpenCV take a third of a second to import, which the command line spends only when it reads.
-    from .nifti import read_nifti
+    from .nifti import open_nifti
 
-    return read_nifti(path)
+    return open_nifti(path)
 
 
-def _image(path: Path, window: Window | None) -> Study:
+def _image(path: Path, window: Window | None) -> Arriving:
     from .images import read_image
 
-    return read_image(path, window)
+    return replace(Arriving.whole(read_image(path, window)), origin=str(path))
 
 
 def _series(files: Sequence[Path], name: str, origin: Path, notes: tuple[str, ...] = ()) -> Input:
-    def read(reading: Reading) -> Study:
+    def read(reading: Reading) -> Arriving:
         _need_pydicom(origin)
-        from .dicom import read_series
+        from .dicom import open_series
 
-        study = read_series(files, name=name, origin=origin, wanted=reading.series)
-        return replace(study, notes=(*study.notes, *notes))
+        found = open_series(files, name=name, origin=origin, wanted=reading.series)
+        return replace(found, study=replace(found.study, notes=(*found.study.notes, *notes)))
 
     return Input(origin, read)
 

@@ -12,15 +12,13 @@ from ..card import Window
 from ..errors import UsageError
 from ..study import Study
 from .hounsfield import check_size
+from .jpeg import jpeg_size
 
 #: Grey stored as a colour JPEG comes back with channels that differ by a few levels; a real colour differs by more.
 MAX_CHROMA = 32
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-#: Start-of-frame markers: every C0..CF but the tables C4 and CC and the reserved C8.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
 def read_image(path: Path, window: Window | None) -> Study:
@@ -117,17 +115,4 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(height, width), or None where the header is broken or the end-of-image marker is missing."""
-    if b"\xff\xd9" not in data[-1024:]:
-        return None
-    position = len(_JPEG)
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker in _JPEG_FRAMES:
-            return (
-                int.from_bytes(data[position + 5 : position + 7], "big"),
-                int.from_bytes(data[position + 7 : position + 9], "big"),
-            )
-        # A marker without a length, or a fill byte, is stepped over.
-        bare = 1 if marker == 0xFF else 2 if marker in _JPEG_BARE else None
-        position += bare or 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+    return jpeg_size(data) if b"\xff\xd9" in data[-1024:] else None

@@ -1,19 +1,22 @@
 """NIfTI volumes to int16 HU in display orientation, and masks back onto the file's own grid."""
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from .. import scratch
 from ..errors import UsageError
-from ..study import NiftiGrid, Study
-from .hounsfield import check_size, to_hounsfield
+from ..study import Arriving, NiftiGrid, Study
+from .hounsfield import INT16, check_size, to_hounsfield
 
 #: Columns towards the patient's left, rows towards the back, slices towards the head.
 DISPLAY = axcodes2ornt(("L", "P", "S"))
@@ -24,11 +27,18 @@ _DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, Over
 
 
 def read_nifti(path: Path) -> Study:
+    """``open_nifti``, and all its slices."""
+    return open_nifti(path).complete()
+
+
+def open_nifti(path: Path) -> Arriving:
     """A volume, or a single axial slice, through the file's own scaling.
+
+    Its slices come as they lie in the file, where they lie in it one after the other, else all at the end.
 
     Raises:
         UsageError: the file is damaged, too large, not a volume, holds values that are not Hounsfield units, or does
-            not say where its axes lie.
+            not say where its axes lie; what only the voxels tell, while the slices arrive.
     """
     image = _open(path)
     shape = tuple(int(size) for size in image.shape)
@@ -39,13 +49,12 @@ def read_nifti(path: Path) -> Study:
     volume_shape = (*shape, 1)[:3]
     size = tuple(volume_shape[list(grid.orientation[:, 0]).index(axis)] for axis in (2, 1, 0))
     check_size(*size, origin=str(path))
-    volume = np.empty(size, np.int16)
-    _read_hounsfield(image, _file_axes(volume, grid.orientation), path)
+    volume = scratch.empty(size, np.int16)
     study_affine = affine @ inv_ornt_aff(grid.orientation, volume_shape)
     column, row = (float(size) for size in np.linalg.norm(study_affine[:3, :2], axis=0))
     # Across the slices, not along their axis: a sheared voxel (a tilted gantry) is smaller than its three edges say.
     between = float(abs(np.linalg.det(study_affine[:3, :3]))) / (column * row)
-    return Study(
+    study = Study(
         stem(path),
         volume,
         "nifti",
@@ -54,6 +63,7 @@ def read_nifti(path: Path) -> Study:
         nifti=grid,
         notes=_notes(image),
     )
+    return Arriving(study, _arrivals(image, study, path), str(path))
 
 
 def read_mask(path: Path, grid: NiftiGrid) -> NDArray[np.uint8]:
@@ -126,22 +136,49 @@ def _file_axes(volume: NDArray[Any], orientation: NDArray[np.float64]) -> NDArra
     return apply_orientation(volume.transpose(2, 1, 0), back)
 
 
-def _read_hounsfield(image: Any, volume: NDArray[np.int16], path: Path) -> None:
-    """Fill ``volume``, which has the file's axes."""
+def _arrivals(image: Any, study: Study, path: Path) -> Iterator[int]:
+    """Fill the study's image from the file; the index of each slice, once it is there."""
+    assert study.nifti is not None
+    orientation = study.nifti.orientation
+    volume = _file_axes(study.image, orientation)
+    count, sliced = volume.shape[2], int(orientation[2, 0]) == 2
+    lowest = int(INT16.max)
+    for place, stored in enumerate(_stored_planes(image, volume.shape[:2], count, path)):
+        # Plane by plane: the scaled values are float64, four times the size of what is kept.
+        slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+        plane = to_hounsfield(stored, slope=slope, intercept=intercept, origin=str(path))
+        volume[..., place] = plane
+        lowest = min(lowest, int(plane.min()))
+        if place == count - 1 and lowest > AIR_HU:
+            raise UsageError(
+                f"{path} is not chest CT in Hounsfield units: its lowest value is {lowest}, and the air in lungs lies "
+                "near -850: restore its scaling (scl_slope, scl_inter), or save 8-bit slices as PNG and pass their "
+                "--window"
+            )
+        if sliced:
+            yield place if orientation[2, 1] > 0 else count - 1 - place
+        elif place % scratch.AT_ONCE == 0:
+            scratch.release(volume)
+    if not sliced:
+        yield from range(len(study.image))
+
+
+def _stored_planes(image: Any, shape: tuple[int, ...], count: int, path: Path) -> Iterator[NDArray[Any]]:
+    """The stored values of the file, a plane ``[x, y]`` after the other along its third axis, read as it goes."""
+    dtype = np.dtype(image.dataobj.dtype)
+    size = dtype.itemsize * shape[0] * shape[1]
     try:
-        stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(volume.shape)
+        with ImageOpener(path) as file:
+            file.seek(int(image.dataobj.offset))
+            for _ in range(count):
+                data = file.read(size)
+                if len(data) < size:
+                    raise EOFError("the file ends before its last slice")
+                yield np.frombuffer(data, dtype).reshape(shape, order="F")
+            # The checksum of a compressed file stands behind its last byte.
+            file.read(1)
     except _DAMAGED as error:
         raise UsageError(f"{path} is damaged or truncated: {_first_line(error)}", page="corrupted-file") from None
-    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    # Slice by slice: the scaled values are float64, four times the size of what is kept.
-    for index in range(volume.shape[2]):
-        volume[..., index] = to_hounsfield(stored[..., index], slope=slope, intercept=intercept, origin=str(path))
-    lowest = int(volume.min())
-    if lowest > AIR_HU:
-        raise UsageError(
-            f"{path} is not chest CT in Hounsfield units: its lowest value is {lowest}, and the air in lungs lies near "
-            "-850: restore its scaling (scl_slope, scl_inter), or save 8-bit slices as PNG and pass their --window"
-        )
 
 
 def _notes(image: Any) -> tuple[str, ...]:

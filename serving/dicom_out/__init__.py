@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...model.assessment import Assessment
-from ...model.errors import UsageError
 from ...model.findings import Decisions
 from ...model.readers.dicom.files import quiet
 from ...model.study import Study
 from ..report import DICOM_FILES, ModelRecord
 from .equipment import Equipment
 from .segmentation import make_segmentation
-from .source import read_source
+from .source import NoObjectsError, read_source
 from .structured_report import make_report
+
+__all__ = ["NoObjectsError", "write_dicom"]
 
 
 def write_dicom(
@@ -21,7 +22,7 @@ def write_dicom(
     """Write both objects of a study that was read from DICOM into ``folder``.
 
     Raises:
-        UsageError: the study was not read from DICOM, or its files lack what an object must refer to.
+        NoObjectsError: the study was not read from DICOM, or its files lack what an object must refer to.
     """
     source, equipment = read_source(study), Equipment.of(models)
     with quiet():
@@ -32,7 +33,6 @@ def write_dicom(
                 dataset.save_as(folder / name)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             # highdicom checks what it copies, and quotes it: the line must not.
-            raise UsageError(
-                f"{study.name} has a header that no DICOM object can be made from ({type(error).__name__}): "
-                "leave out --dicom"
+            raise NoObjectsError(
+                f"{study.name} has a header that no DICOM object can be made from ({type(error).__name__})"
             ) from None

@@ -16,6 +16,7 @@ from highdicom.seg import (
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
+from ...model import scratch
 from ...model.findings import Decisions
 from .codes import SEGMENTS, Segment
 from .equipment import NAME, RESEARCH_USE, UTF8, Equipment
@@ -30,7 +31,7 @@ def make_segmentation(source: Source, decisions: Decisions, equipment: Equipment
 
     The masks' pixels are the source's, slice for slice, in whatever order or orientation it was stored.
     """
-    masks = np.empty((*decisions.lung_mask.shape, len(SEGMENTS)), np.uint8)
+    masks = scratch.empty((*decisions.lung_mask.shape, len(SEGMENTS)), np.uint8)
     for place, segment in enumerate(SEGMENTS):
         masks[..., place] = segment.mask(decisions)
     masks = source.in_order(masks)

@@ -35,6 +35,10 @@ _MAY_BE_EMPTY = {
 }
 
 
+class NoObjectsError(UsageError):
+    """A study that was read, but that no Segmentation and no Structured Report can be made of; the text says why."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The images of a series and how a study's slices lie in them.
@@ -56,22 +60,25 @@ def read_source(study: Study) -> Source:
     """Read the headers again; only here is what names the patient in memory.
 
     Raises:
-        UsageError: the study was not read from DICOM, or its files lack what an object must refer to.
+        NoObjectsError: the study was not read from DICOM, or its files lack what an object must refer to.
+        UsageError: its files are not what they were when they were read.
     """
     if study.dicom is None:
-        raise UsageError(f"{study.name} was not read from DICOM: a segmentation must refer to the images that it is of")
+        raise NoObjectsError(
+            f"{study.name} was not read from DICOM: a segmentation must refer to the images that it is of"
+        )
     images: list[Dataset] = []
     for path in dict(study.dicom.frames):
         images.append(_header(path, whole=not images))
     if len(images) == len(study.image):
         return Source(tuple(images), tuple(range(len(images))))
     if len(images) > 1:
-        raise UsageError(f"{study.name} is spread over several multi-frame files: leave out --dicom")
+        raise NoObjectsError(f"{study.name} is spread over several multi-frame files")
     frames, announced = [frame for _, frame in study.dicom.frames], int(images[0].NumberOfFrames)
     if sorted(frames) != list(range(announced)):
-        raise UsageError(
+        raise NoObjectsError(
             f"reading {study.name} left out {announced - len(frames)} of {announced} frames of a multi-frame file, "
-            "which a segmentation cannot say: leave out --dicom"
+            "which a segmentation cannot say"
         )
     return Source(tuple(images), tuple(frames.index(frame) for frame in range(announced)))
 
@@ -83,7 +90,7 @@ def _header(path: Path, *, whole: bool) -> Dataset:
         except DAMAGED as error:
             raise UsageError(f"{path} changed since it was read ({type(error).__name__}): run again") from None
         if missing := [keyword for keyword in _NEEDED if not dataset.get(keyword)]:
-            raise UsageError(f"{path} has no {missing[0]}, so no DICOM object can refer to it: leave out --dicom")
+            raise NoObjectsError(f"{path} has no {missing[0]}, so no DICOM object can refer to it")
         for keyword, pattern in _MAY_BE_EMPTY.items():
             if not (value := str(dataset.get(keyword) or "").strip()) or not re.fullmatch(pattern, value):
                 setattr(dataset, keyword, "")

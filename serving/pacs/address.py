@@ -4,10 +4,12 @@ import base64
 import os
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ...model.errors import UsageError
 
+#: What a path may hold as it is, and the percents of what is already written so (RFC 3986, 3.3).
+_IN_PATHS = "/%:@!$&'()*+,;=~"
 USER, PASSWORD = "CORONANET_PACS_USER", "CORONANET_PACS_PASSWORD"
 
 
@@ -46,13 +48,19 @@ def parse_address(url: str, *, allow_http: bool = False) -> Address:
         raise UsageError("--pacs is no address of a PACS: expected one as in https://pacs.example/dicom-web")
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"--pacs holds a user or a password: set {USER} and {PASSWORD} instead")
+    try:
+        # What HTTP carries is ASCII: names of other alphabets as RFC 3490 writes them, paths in percents (RFC 3986).
+        host = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise UsageError("--pacs holds a host that no name can be: expected one as in https://pacs.example") from None
+    path = quote(parts.path.rstrip("/"), safe=_IN_PATHS, errors="surrogateescape")
     encrypted = parts.scheme == "https"
     if not (encrypted or allow_http or _is_loopback(host)):
         raise UsageError(
             f"http to {host} would send patients' images unencrypted: use https, or --allow-http on a network that "
             "you trust"
         )
-    return Address(host, port or (443 if encrypted else 80), parts.path.rstrip("/"), encrypted, _authorisation())
+    return Address(host, port or (443 if encrypted else 80), path, encrypted, _authorisation())
 
 
 def _is_loopback(host: str) -> bool:

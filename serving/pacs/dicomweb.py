@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model.errors import RefusedError, UsageError
+from ...model.readers.dicom.files import parse_header
 from ...model.readers.dicom.headers import short_hash
 from .http import MAX_JSON, Client
 from .multipart import NotMultipartError, Upload, first_part, parse_content_type
@@ -95,10 +96,10 @@ def fetch_series(client: Client, series: RemoteSeries, folder: Path, *, left_byt
 
 
 def store(client: Client, study: str, files: Sequence[Path]) -> None:
-    """Put objects into a study of the PACS.
+    """Put objects into a study of the PACS, which must name each of them as stored.
 
     Raises:
-        RefusedError: it did not take all of them; the line says how many.
+        RefusedError: it did not take all of them; the line says which, by their files.
         UsageError: it does not answer as a PACS.
     """
     upload = Upload(files, secrets.token_hex(16))
@@ -114,10 +115,11 @@ def store(client: Client, study: str, files: Sequence[Path]) -> None:
     except (ValueError, RecursionError):
         raise client.garbage("no JSON") from None
     stored = {str(_value(entry, _STORED_UID)) for entry in _sequence(said, _STORED)}
-    if len(stored) < len(files):
+    sent = {file.name: str(parse_header(file, ["SOPInstanceUID"]).SOPInstanceUID) for file in files}
+    if missing := [name for name, uid in sent.items() if uid not in stored]:
         raise RefusedError(
-            f"the PACS at {client.address} stored {len(stored)} of {len(files)} objects; all of them are in "
-            f"{files[0].parent}"
+            f"the PACS at {client.address} does not say that it stored {' and '.join(missing)} of {len(files)} "
+            f"objects; all of them are in {files[0].parent}"
         )
 
 

@@ -136,8 +136,6 @@ class Client:
             raise UsageError(f"no safe connection to {self.address} ({error.reason}): check its certificate") from None
         except ConnectionError as error:
             raise UsageError(f"no connection to a PACS at {self.address} ({type(error).__name__}): is it up?") from None
-        except UnicodeError:
-            raise UsageError("--pacs is no address of a PACS: expected letters, digits and dots in its host") from None
         except HTTPException as error:
             raise self.garbage(type(error).__name__) from None
         except OSError as error:

@@ -7,13 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coronanet.benchmarks.load import Block, Load
 from coronanet.benchmarks.protocol import EngineCase, InputRecord, LoadCase, Method, Protocol, observe
-from coronanet.benchmarks.timing import Plan, WarmUpRule
+from coronanet.benchmarks.report import EngineReport, EngineResult, Parity, Skipped, Statistics
+from coronanet.benchmarks.serving_report import Agreement, Ratio, ServingReport, load_result
+from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Plan, Samples, WarmUp, WarmUpRule
+from coronanet.benchmarks.waterfall import break_down
+from coronanet.benchmarks.waterfall_report import (
+    WaterfallCase,
+    WaterfallReport,
+    WaterfallResult,
+    mean_parts,
+    reconcile,
+    step_records,
+    warnings_of,
+)
 from coronanet.engines.base import EngineBase, Tensors, TensorSpec
 from numpy.typing import NDArray
 
+from .known_requests import CLIENT, WAITS_FOR, a_trace
+
 IMAGE = TensorSpec("image", "int16", (-1, -1, -1))
 ANSWER = TensorSpec("lung_mask", "uint8", (-1, -1, -1))
+DURATIONS = tuple(value * NS_PER_MS for value in (10, 11, 12, 13))
 
 
 class FakeEngine(EngineBase):
@@ -73,7 +89,9 @@ def method() -> Method:
 
 @pytest.fixture
 def protocol(method: Method) -> Protocol:
-    return observe(method, {})
+    """Of this machine, as if nothing else had run on it."""
+    seen = observe(method, {})
+    return seen.model_copy(update={"moment": seen.moment.model_copy(update={"busy_share": 0.0})})
 
 
 @pytest.fixture
@@ -84,3 +102,73 @@ def engine_case() -> EngineCase:
 @pytest.fixture
 def load_case() -> LoadCase:
     return LoadCase(target="served", model="coronanet", concurrency=2, batch=1, threads=None, engines={})
+
+
+@pytest.fixture
+def engines(protocol: Protocol, engine_case: EngineCase) -> EngineReport:
+    samples = Samples(DURATIONS)
+    result = EngineResult(
+        case=engine_case,
+        protocol_sha256=protocol.sha256(engine_case),
+        file_bytes=2_100_000,
+        parity=Parity(label_agreement=0.999_999_9, verdict="passed", source="this machine"),
+        chosen=True,
+        warm_up_ns=(99, 98),
+        rounds_ns=(DURATIONS,),
+        statistics=Statistics.of(samples),
+        noise_floor=None,
+        warnings=samples.warnings,
+    )
+    skipped = Skipped(what="lung_segmentation openvino bf16", reason="this CPU has no bfloat16 arithmetic")
+    return EngineReport(protocol=protocol, results=(result,), skipped=(skipped,))
+
+
+@pytest.fixture
+def serving(protocol: Protocol, load_case: LoadCase) -> ServingReport:
+    block = Block(DURATIONS, ("RuntimeError: refused by 10.1.2.3:8001",), NS_PER_S)
+    local = load_case.model_copy(update={"target": "in_process", "threads": 1})
+    warm = WarmUp((1, 2), stable=True)
+    return ServingReport(
+        protocol=protocol,
+        results=(
+            load_result(load_case, protocol, warm, Load((block, block), 2), conceal="10.1.2.3:8001"),
+            load_result(local, protocol, warm, Load((Block(DURATIONS, (), NS_PER_S // 2),), 2)),
+        ),
+        agreement=(Agreement(output="lung_mask", equal_share=0.5, max_difference=None),),
+        ratios=(
+            Ratio(
+                model="coronanet",
+                concurrency=2,
+                quantity="throughput",
+                against="in process",
+                median=0.91,
+                lowest=0.85,
+                highest=0.97,
+            ),
+        ),
+    )
+
+
+@pytest.fixture
+def waterfall(protocol: Protocol) -> WaterfallReport:
+    """Requests whose every moment is known, taken apart at two concurrencies."""
+    method = protocol.method.model_copy(update={"verb": "bench waterfall"})
+    breakdowns = [break_down(CLIENT, a_trace(), WAITS_FOR, one_clock=True)] * 20
+    sums, steps = reconcile(breakdowns, 20, one_clock=True), step_records(breakdowns, traced={}, counted={})
+    whole = Samples(tuple(each.whole_ns for each in breakdowns))
+    results = [
+        WaterfallResult(
+            case=WaterfallCase(model="coronanet", concurrency=concurrency, batch=1),
+            protocol_sha256="00",
+            whole_ns=whole.durations_ns,
+            statistics=Statistics.of(whole),
+            mean_ms=whole.mean_ms,
+            parts=mean_parts(breakdowns),
+            steps=steps,
+            reconciliation=sums,
+            tax=None,
+            warnings=warnings_of(steps, sums),
+        )
+        for concurrency in (1, 4)
+    ]
+    return WaterfallReport(protocol=protocol.model_copy(update={"method": method}), results=tuple(results))

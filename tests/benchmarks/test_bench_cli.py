@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coronanet.benchmarks.bench_engines import candidates, measure_engines
+from coronanet.benchmarks.bench_engines import measure_engines
 from coronanet.benchmarks.bench_serving import in_process_targets, measure_serving, served_targets
 from coronanet.benchmarks.inputs import batch_of, feeds_for, phantom_slices
 from coronanet.benchmarks.load import LoadPlan
 from coronanet.benchmarks.timing import Plan, WarmUpRule
+from coronanet.benchmarks.ways import Way
 from coronanet.cli import main
 from coronanet.engines import triton_engine
 from coronanet.engines.base import Engine, EngineBase, Tensors, TensorSpec
@@ -59,11 +60,11 @@ class Slowed(EngineBase):
 
 
 def test_a_planted_slow_engine_is_seen_slower(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
-    same, slowed = Choice("onnxruntime", "fp32"), Choice("onnxruntime", "fp16")
+    same, slowed = Way(Choice("onnxruntime", "fp32")), Way(Choice("onnxruntime", "fp16"))
 
-    def opener(bundle: Bundle, choice: Choice) -> Engine:
+    def opener(bundle: Bundle, way: Way) -> Engine:
         engine = open_engine(bundle, threads=1)
-        return Slowed(engine) if choice == slowed else engine
+        return Slowed(engine) if way == slowed else engine
 
     report = measure_engines(one, [same, slowed], [1], image, plan=Plan(10, 20.0), rule=QUICK, opener=opener)
     fast, slow = (result.statistics.p50_ms for result in report.results)
@@ -77,7 +78,7 @@ def test_engines_that_cannot_run_are_listed_with_the_reason(
     assert largest is not None
     report = measure_engines(
         one,
-        [Choice("onnxruntime", "fp32", 1), Choice("openvino", "fp16", 1), Choice("torch", "fp32", 1)],
+        [Way(Choice("onnxruntime", "fp32", 1)), Way(Choice("openvino", "fp16", 1)), Way(Choice("torch", "fp32", 1))],
         [1, largest.max + 1],
         image,
         plan=Plan(2, 5.0),
@@ -93,11 +94,7 @@ def test_engines_that_cannot_run_are_listed_with_the_reason(
 
 def test_nothing_to_measure_is_an_error_with_the_reasons(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
     with pytest.raises(UsageError, match="openvino has no fp16"):
-        measure_engines(one, [Choice("openvino", "fp16")], [1], image, plan=Plan(1, 1.0), rule=QUICK)
-
-
-def test_combinations_are_those_that_exist() -> None:
-    assert candidates(["openvino", "torch"], ["bf16", "fp16"], None) == [Choice("openvino", "bf16")]
+        measure_engines(one, [Way(Choice("openvino", "fp16"))], [1], image, plan=Plan(1, 1.0), rule=QUICK)
 
 
 def test_served_and_in_process_are_compared_in_one_run(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
@@ -133,13 +130,14 @@ def test_bench_engines_prints_one_object_and_writes_the_same(
 ) -> None:
     folder, file = str(bundles[TASK].path.parent), tmp_path / "engines.json"
     arguments = ["--bundles", folder, "--task", TASK, "--backend", "onnxruntime", "--repeats", "3", "--threads", "1"]
+    arguments += ["--no-fresh", "--no-roofline"]
     code, out, _ = run(["bench", "engines", *arguments, "--out", str(file), "--json"], capsys)
     assert code == 0
     value = json.loads(out)
     assert value == json.loads(file.read_text())
     networks = {record.precision for record in bundles[TASK].manifest.files if record.graph == "network"}
     assert {result["case"]["precision"] for result in value["results"]} == networks >= {"fp32", "fp16"}
-    assert all(len(result["durations_ns"]) == 3 for result in value["results"])
+    assert all([len(one) for one in result["rounds_ns"]] == [3] for result in value["results"])
     assert value["protocol"]["software"]["bundles"] == {TASK: bundles[TASK].sha256}
     assert value["protocol"]["method"]["input"]["shape"] == [512, 512]
     assert folder not in out
@@ -212,6 +210,10 @@ def test_a_failed_request_is_exit_1_one_line_and_still_one_object(
         (["engines", "--batch", "1,zero"], "--batch: expected whole numbers from 1"),
         (["serving", "--server", "localhost:1", "--concurrency", "0"], "--concurrency: expected whole numbers"),
         (["serving", "--server", "localhost:1", "--in-process", "--model", "classification"], "--model coronanet"),
+        (["serving", "--server", "localhost:1", "--rate", "5,0"], "--rate: expected requests a second above 0"),
+        (["serving", "--server", "localhost:1", "--model", ","], "--model: expected coronanet, steps of it or all"),
+        (["serving", "--server", "localhost:1", "--perf-analyzer", "/nowhere"], "expected NVIDIA's program on PATH"),
+        (["waterfall"], "bench waterfall measures a server that runs: start one with `coronanet serve`"),
         (["table", "missing.json"], "bench engines --out"),
     ],
 )

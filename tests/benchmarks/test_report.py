@@ -3,35 +3,21 @@ from pathlib import Path
 
 import pytest
 from coronanet.benchmarks.load import Block, Load
-from coronanet.benchmarks.protocol import EngineCase, LoadCase, Protocol
+from coronanet.benchmarks.protocol import LoadCase, Protocol
 from coronanet.benchmarks.report import (
-    Agreement,
     EngineReport,
-    EngineResult,
     Parity,
-    Ratio,
-    ServingReport,
-    Skipped,
     Statistics,
-    load_result,
     read_engines,
-    read_serving,
     write_text,
 )
-from coronanet.benchmarks.tables import (
-    engine_notes,
-    engines_table,
-    ratio_lines,
-    serving_notes,
-    serving_table,
-    summary_table,
-)
+from coronanet.benchmarks.serving_report import ServingReport, load_result, read_serving
+from coronanet.benchmarks.serving_tables import ratio_lines, serving_notes, serving_table
+from coronanet.benchmarks.tables import engine_notes, engines_table, summary_table
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Samples, WarmUp
 from coronanet.model.errors import UsageError
 from rich.console import Console
 from rich.table import Table
-
-DURATIONS = tuple(value * NS_PER_MS for value in (10, 11, 12, 13))
 
 
 def shown(table: Table) -> str:
@@ -40,49 +26,15 @@ def shown(table: Table) -> str:
     return console.export_text()
 
 
-@pytest.fixture
-def engines(protocol: Protocol, engine_case: EngineCase) -> EngineReport:
-    samples = Samples(DURATIONS)
-    result = EngineResult(
-        case=engine_case,
-        protocol_sha256=protocol.sha256(engine_case),
-        file_bytes=2_100_000,
-        parity=Parity(label_agreement=0.999_999_9, verdict="passed", source="this machine"),
-        chosen=True,
-        warm_up_ns=(99, 98),
-        durations_ns=samples.durations_ns,
-        statistics=Statistics.of(samples),
-        warnings=samples.warnings,
-    )
-    skipped = Skipped(what="lung_segmentation openvino bf16", reason="this CPU has no bfloat16 arithmetic")
-    return EngineReport(protocol=protocol, results=(result,), skipped=(skipped,))
-
-
-@pytest.fixture
-def serving(protocol: Protocol, load_case: LoadCase) -> ServingReport:
-    block = Block(DURATIONS, ("RuntimeError: refused by 10.1.2.3:8001",), NS_PER_S)
-    local = load_case.model_copy(update={"target": "in_process", "threads": 1})
-    warm = WarmUp((1, 2), stable=True)
-    return ServingReport(
-        protocol=protocol,
-        results=(
-            load_result(load_case, protocol, warm, Load((block, block), 2), conceal="10.1.2.3:8001"),
-            load_result(local, protocol, warm, Load((Block(DURATIONS, (), NS_PER_S // 2),), 2)),
-        ),
-        agreement=(Agreement(output="lung_mask", equal_share=0.5, max_difference=None),),
-        ratios=(Ratio(concurrency=2, against="in process", median=0.91, lowest=0.85, highest=0.97),),
-    )
-
-
 def test_json_has_raw_samples_units_schema_and_protocol(engines: EngineReport) -> None:
     value = json.loads(engines.to_json())
-    assert value["schema_version"] == 1
+    assert value["schema_version"] == 2
     assert value["units"]["_ns"] == "nanoseconds"
     assert value["units"]["_per_s"] == "slices a second"
     assert "not a medical device" in value["notice"]
     assert value["protocol"]["method"]["verb"] == "bench engines"
     (result,) = value["results"]
-    assert result["durations_ns"] == list(DURATIONS)
+    assert result["rounds_ns"] == [[ms * NS_PER_MS for ms in (10, 11, 12, 13)]]
     assert result["warm_up_ns"] == [99, 98]
     assert result["statistics"]["p50_ms"] == pytest.approx(11.5)
     assert len(result["protocol_sha256"]) == 64
@@ -90,7 +42,7 @@ def test_json_has_raw_samples_units_schema_and_protocol(engines: EngineReport) -
 
 def test_load_keeps_every_burst_and_counts_failures_without_the_address(serving: ServingReport) -> None:
     served = json.loads(serving.to_json())["results"][0]
-    assert [burst["latencies_ns"] for burst in served["bursts"]] == [list(DURATIONS)] * 2
+    assert [burst["latencies_ns"] for burst in served["bursts"]] == [[ms * NS_PER_MS for ms in (10, 11, 12, 13)]] * 2
     assert served["errors"] == {"RuntimeError: refused by ADDRESS": 2}
     assert served["requests"] == 10
     assert served["statistics"]["throughput_per_s"] == pytest.approx(4.0)
@@ -141,7 +93,7 @@ def test_engines_table_shows_what_matters_and_never_rounds_parity_up(engines: En
 
 def test_three_samples_have_no_spread(engines: EngineReport) -> None:
     (result,) = engines.results
-    few = result.model_copy(update={"statistics": Statistics.of(Samples(DURATIONS[:3]))})
+    few = result.model_copy(update={"statistics": Statistics.of(Samples(tuple(ms * NS_PER_MS for ms in (10, 11, 12))))})
     assert "13%" in shown(engines_table(engines))
     assert "0%" not in shown(engines_table(engines.model_copy(update={"results": (few,)})))
 

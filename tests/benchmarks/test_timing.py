@@ -87,7 +87,7 @@ def test_warm_up_is_bounded_in_time() -> None:
 def test_a_planted_slow_candidate_is_seen_slower_by_what_was_planted() -> None:
     clock = FakeTime()
     measured = interleave({"slow": clock.call(11), "fast": clock.call(10)}, Plan(20, 60), clock=clock)
-    assert measured["slow"].p50_ms / measured["fast"].p50_ms == pytest.approx(1.1)
+    assert measured["slow"].samples.p50_ms / measured["fast"].samples.p50_ms == pytest.approx(1.1)
 
 
 def test_candidates_take_turns_and_none_is_always_first() -> None:
@@ -103,22 +103,23 @@ def test_a_disturbance_meets_all_candidates_alike() -> None:
     measured = interleave(
         {name: clock.call(*[10] * 30, *[30] * 30) for name in "ab"}, Plan(50, 60, settle=0), clock=clock
     )
-    assert measured["a"].mean_ms == measured["b"].mean_ms
+    assert measured["a"].samples.mean_ms == measured["b"].samples.mean_ms
 
 
 def test_settling_calls_are_not_counted_and_repeats_are_exact() -> None:
     clock = FakeTime()
     measured = interleave({"a": clock.call(999, 1)}, Plan(repeats=7, limit_s=60, block=7), clock=clock)
-    assert measured["a"].durations_ns == milliseconds(*[1] * 7)
-    assert interleave({"a": clock.call(1)}, Plan(repeats=7, limit_s=60, block=5), clock=clock)["a"].count == 7
+    assert measured["a"].samples.durations_ns == milliseconds(*[1] * 7)
+    seven = interleave({"a": clock.call(1)}, Plan(repeats=7, limit_s=60, block=5), clock=clock)["a"]
+    assert [len(one) for one in seven.rounds_ns] == [5, 2]
 
 
 def test_time_limit_ends_the_turns_of_a_slow_candidate_but_leaves_everyone_a_sample() -> None:
     clock = FakeTime()
     plan = Plan(repeats=100, limit_s=4)
     measured = interleave({"slow": clock.call(3000), "fast": clock.call(1)}, plan, clock=clock)
-    assert measured["slow"].count == 1
-    assert measured["fast"].count == 5
+    assert measured["slow"].samples.count == 1
+    assert measured["fast"].samples.count == 5
     assert clock.now < 10 * NS_PER_S
 
 

@@ -10,17 +10,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from coronanet.engines import triton_engine
-from coronanet.engines.triton_engine import TritonEngine, check_address
+from coronanet.engines import triton_wire
+from coronanet.engines.triton_connection import check_address
+from coronanet.engines.triton_engine import TritonEngine
+from coronanet.engines.triton_wire import message
 from coronanet.model.errors import UsageError
-from google.protobuf import descriptor_pool, message_factory
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-
-def _message(name: str) -> Any:
-    """A message type of Triton's protocol; the generated module declares them only when it runs."""
-    package = service_pb2.DESCRIPTOR.package
-    return message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(f"{package}.{name}"))
+from tritonclient.grpc import service_pb2_grpc
 
 
 class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -36,8 +31,8 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         if request.name != "echo":
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
-        tensor = _message("ModelMetadataResponse.TensorMetadata")
-        return _message("ModelMetadataResponse")(
+        tensor = message("ModelMetadataResponse.TensorMetadata")
+        return message("ModelMetadataResponse")(
             name="echo",
             inputs=[tensor(name="image", datatype=self.datatype, shape=[-1, -1, -1])],
             outputs=[
@@ -47,7 +42,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        answer = _message("ModelConfigResponse")()
+        answer = message("ModelConfigResponse")()
         answer.config.max_batch_size = self.max_batch_size
         return answer
 
@@ -62,7 +57,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):
             "mask": ("UINT8", shape, (image > 0).astype(np.uint8)),
             "probability": ("FP32", [shape[0], 1], np.full((shape[0], 1), 0.5, np.float32)),
         }
-        answer = _message("ModelInferResponse")(model_name="echo")
+        answer = message("ModelInferResponse")(model_name="echo")
         for wanted in request.outputs if self.answers else []:
             datatype, size, array = values[wanted.name]
             answer.outputs.add(name=wanted.name, datatype=datatype, shape=size)
@@ -114,13 +109,13 @@ def test_it_asks_only_for_the_outputs_it_was_opened_for(address: str, servicer: 
 
 
 def test_wrong_feeds_never_leave(engine: TritonEngine, servicer: _Server) -> None:
-    for feeds, message in (
+    for feeds, said in (
         ({"pixels": IMAGE}, r"expected the inputs \['image'\]"),
         ({"image": IMAGE.astype(np.float32)}, "got dtype float32"),
         ({"image": IMAGE[0]}, r"got shape \[3, 5\]"),
         ({"image": np.zeros((5, 2, 2), np.int16)}, "a batch of at most 4, got 5"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=said):
             engine.infer(feeds)
     assert servicer.requests == []
 
@@ -128,7 +123,7 @@ def test_wrong_feeds_never_leave(engine: TritonEngine, servicer: _Server) -> Non
 def test_a_request_that_is_too_large_never_leaves(
     engine: TritonEngine, servicer: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_engine, "MAX_REQUEST_BYTES", 2**20)
+    monkeypatch.setattr(triton_wire, "MAX_REQUEST_BYTES", 2**20)
     with pytest.raises(UsageError, match="a request of at most 1 MiB, got 2 MiB: send fewer slices"):
         engine.infer({"image": np.zeros((1, 1024, 1024), np.int16)})
     assert servicer.requests == []

@@ -4,10 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from coronanet.engines.bundle import Bundle, FileRecord, Precision, hash_file
+from coronanet.engines.bundle import Bundle, FileRecord, PlanTarget, Precision, hash_file
+from coronanet.engines.predictor import Choice, Predictor
+from coronanet.engines.slices import calibration_slices
+from coronanet.export.calibrate import calibrate
 from coronanet.export.half import convert_to_half
 from coronanet.export.making import onnx_name
+from coronanet.export.plan_target import plan_target
+from coronanet.export.quantize import quantize
+from coronanet.export.separate import separate_concatenations
+from coronanet.export.to_onnx import save_onnx
+from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -44,6 +53,13 @@ def quantise(source: Path, target: Path, options: dict[str, bool], *, leave_out:
 
 
 @pytest.fixture(scope="session")
+def target() -> PlanTarget:
+    """A GPU that needs not be here: TensorRT-RTX builds plans for it."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    return plan_target("tensorrt_rtx", compute_capability="8.6")
+
+
+@pytest.fixture(scope="session")
 def work(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle in the making: the small network in fp32, fp16 and int8."""
     folder = tmp_path_factory.mktemp("work")
@@ -52,6 +68,28 @@ def work(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     convert_to_half(single, folder / onnx_name("network", "fp16"))
     quantise(single, folder / onnx_name("network", "int8"), TENSORRT_TAKES)
     return folder
+
+
+@pytest.fixture(scope="session")
+def int8_of(
+    bundles: dict[TaskName, Bundle], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[TaskName], Path]:
+    """Writes what `export --int8` makes of a network that ships before any node is kept back, of four slices."""
+    folder = tmp_path_factory.mktemp("int8")
+
+    def make(task: TaskName) -> Path:
+        single, target = folder / f"{task}.onnx", folder / task / onnx_name("network", "int8")
+        target.parent.mkdir()
+        save_onnx(
+            separate_concatenations(onnx.load_model(bundles[task].file(bundles[task].require("network")))), single
+        )
+        with Predictor.open(bundles[task], Choice()) as predictor:
+            images = calibration_slices(data).images[::8]
+            pixels = [predictor.preprocess.infer({"image": image[None]})["pixels"] for image in images]
+        quantize(single, target, calibrate(single, pixels, "min-max", progress=lambda _: None), kept=())
+        return target
+
+    return make
 
 
 @pytest.fixture(scope="session")

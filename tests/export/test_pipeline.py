@@ -11,8 +11,8 @@ import onnx
 import pytest
 import torch
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, Graph
-from coronanet.engines.places import data_home
-from coronanet.engines.slices import phantom_slices
+from coronanet.engines.machine import observe_machine, saturates_int8
+from coronanet.engines.slices import calibration_slices, gate_slices, phantom_slices
 from coronanet.export import making, pipeline
 from coronanet.export.census import take_census
 from coronanet.export.options import Wanted
@@ -37,14 +37,12 @@ def source(tiny_source: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_every_graph_that_ships_passed_parity_with_torch(bundles: dict[TaskName, Bundle], task: TaskName) -> None:
     evidence = {record.path: record.evidence for record in bundles[task].manifest.files if record.kind == "onnx"}
-    quantized = {"network.int8.onnx"} if data_home(None) is not None else set[str]()
-    assert set(evidence) == {"preprocess.onnx", "decide.onnx", "network.fp32.onnx", "network.fp16.onnx"} | quantized
+    assert set(evidence) == {"preprocess.onnx", "decide.onnx", "network.fp32.onnx", "network.fp16.onnx"}
     for path, found in evidence.items():
         assert found is not None
         assert found.verdict == "passed", path
         assert found.label_agreement is not None
-        slack = 10 if "int8" in path else 1
-        assert found.label_agreement >= 1 - slack * bundles[task].card.tolerance
+        assert found.label_agreement >= 1 - bundles[task].card.tolerance
         assert found.slices >= 8
 
 
@@ -73,18 +71,20 @@ def test_files_are_of_the_recorded_opset_and_name_no_source_file(
         assert b".py" not in content
 
 
-@pytest.mark.parametrize("task", TASK_NAMES)
-def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(
-    bundles: dict[TaskName, Bundle], data: Path, task: TaskName
-) -> None:
-    record = bundles[task].require("network", "int8")
+@pytest.mark.slow
+def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(data: Path, tmp_path: Path) -> None:
+    if saturates_int8(observe_machine().cpu_features):
+        pytest.skip("sums of int8 products overflow on this CPU, which has no VNNI: more must be kept back")
+    wanted = Wanted(calibration=calibration_slices(data))
+    bundle = pipeline.export_bundle(PRETRAINED / SMALLEST, tmp_path, gate_slices(data, SMALLEST), wanted)
+    record = bundle.require("network", "int8")
     assert record.is_proved
     gates = {gate.gate: gate for gate in record.gates}
     assert gates["precision"].figures["kept"] <= 4
     assert gates["precision"].figures["in_precision"] >= 45
     changes = [value for name, value in gates["non_inferiority"].figures.items() if name.endswith("_change_low")]
     assert changes[0] >= -gates["non_inferiority"].figures["margin"]
-    assert record.bytes < 0.35 * bundles[task].require("network").bytes
+    assert record.bytes < 0.35 * bundle.require("network").bytes
 
 
 def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(source: Path, tmp_path: Path) -> None:

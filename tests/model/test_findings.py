@@ -1,10 +1,13 @@
 """The arithmetic of a report, on masks small enough to count by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.errors import UsageError
-from coronanet.model.findings import AGREEMENT_DICE, Decisions, agreement, slice_findings, study_findings
-from numpy.typing import NDArray
+from coronanet.model.findings import AGREEMENT_DICE, Decisions, SliceFindings, StudyFindings, agreement
+from coronanet.model.study import Study
 
 
 def decisions() -> Decisions:
@@ -17,8 +20,16 @@ def decisions() -> Decisions:
     return Decisions(np.array([0.99, 0.5, 0.25], np.float32), lesion, types, lung)
 
 
+def slices_of(given: Decisions) -> tuple[SliceFindings, ...]:
+    return assess(Study("a", np.zeros(given.lung_mask.shape, np.int16), "image"), given).slices
+
+
+def whole_of(given: Decisions) -> StudyFindings:
+    return assess(Study("a", np.zeros(given.lung_mask.shape, np.int16), "image"), given).findings
+
+
 def test_each_slice_is_counted_on_its_own() -> None:
-    none, ill, well = slice_findings(decisions())
+    none, ill, well = slices_of(decisions())
     assert [item.slice for item in (none, ill, well)] == [1, 2, 3]
     assert none.percent_of_lung_involved is None
     assert (ill.lung_pixels, ill.lesion_pixels) == (10, 5)
@@ -28,12 +39,16 @@ def test_each_slice_is_counted_on_its_own() -> None:
 
 
 def test_a_slice_tells_its_height_where_it_is_known() -> None:
-    assert [item.position_mm for item in slice_findings(decisions(), (0.0, 2.5, 7.5))] == [0.0, 2.5, 7.5]
-    assert [item.position_mm for item in slice_findings(decisions())] == [None] * 3
+    given = decisions()
+    study = Study("a", np.zeros(given.lung_mask.shape, np.int16), "dicom", (2.5, 1.0, 1.0))
+    uneven = replace(study, positions_mm=np.array([10.0, 12.5, 17.5]))
+    assert [item.position_mm for item in assess(study, given).slices] == [0.0, 2.5, 5.0]
+    assert [item.position_mm for item in assess(uneven, given).slices] == [0.0, 2.5, 7.5]
+    assert [item.position_mm for item in slices_of(given)] == [None] * 3
 
 
 def test_the_study_takes_its_probability_from_where_lung_is() -> None:
-    whole = study_findings(decisions())
+    whole = whole_of(decisions())
     assert whole.slices_with_lung == 2
     assert whole.highest_infected_probability == pytest.approx(0.5)
     assert whole.mean_infected_probability == pytest.approx(0.375)
@@ -44,28 +59,24 @@ def test_the_study_takes_its_probability_from_where_lung_is() -> None:
 
 def test_a_study_without_lung_takes_its_probability_from_everywhere() -> None:
     empty = np.zeros((2, 4, 5), np.uint8)
-    whole = study_findings(Decisions(np.array([0.1, 0.3], np.float32), empty, empty, empty))
+    whole = whole_of(Decisions(np.array([0.1, 0.3], np.float32), empty, empty, empty))
     assert whole.highest_infected_probability == pytest.approx(0.3)
     assert whole.agreement.dice is None
     assert not whole.agreement.flagged
 
 
-def row(*marked: int) -> NDArray[np.bool_]:
-    mask = np.zeros(10, np.bool_)
-    mask[list(marked)] = True
-    return mask
-
-
 def test_agreement_is_dice_and_the_share_on_which_the_networks_differ() -> None:
-    found = agreement(row(0, 1, 2, 3), row(2, 3, 4))
-    assert found.dice == pytest.approx(2 * 2 / 7)
-    assert found.disagreeing_share == pytest.approx(3 / 5)
+    given = decisions()
+    given.lesion_types[1, 1, :3] = 1  # 7 pixels of either kind, 4 of them marked by both
+    found = whole_of(given).agreement
+    assert found.dice == pytest.approx(2 * 4 / (5 + 7))
+    assert found.disagreeing_share == pytest.approx(4 / 8)
     assert found.flagged
 
 
-@pytest.mark.parametrize(("second", "flagged"), [(row(0, 1, 2), False), (row(7, 8, 9), True), (row(), True)])
-def test_little_agreement_is_flagged(second: NDArray[np.bool_], flagged: bool) -> None:
-    found = agreement(row(0, 1, 2), second)
+@pytest.mark.parametrize(("other", "both", "flagged"), [(3, 3, False), (3, 0, True), (0, 0, True)])
+def test_little_agreement_is_flagged(other: int, both: int, flagged: bool) -> None:
+    found = agreement(3, other, both)
     assert found.flagged is flagged
     assert found.dice is not None
     assert (found.dice < AGREEMENT_DICE) is flagged

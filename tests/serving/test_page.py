@@ -2,23 +2,25 @@
 
 import html
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.findings import Decisions
 from coronanet.model.lungs import keep_lungs
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TASK_NAMES
+from coronanet.pages.page import figure
 from coronanet.serving.overlay import LESION_COLOUR, TYPE_COLOURS, hex_colour
-from coronanet.serving.page import figure
 from coronanet.serving.report import ModelRecord
 from coronanet.serving.result import write_result
+
+Browse = Callable[..., str]
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(2)> & 'co' {{ 7 * 7 }}"""
 
@@ -36,7 +38,8 @@ def phantom_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_page(folder: Path, study: Study, decisions: Decisions) -> Path:
     models = [ModelRecord(name, "ab" * 32, "onnxruntime", "fp32") for name in TASK_NAMES]
-    write_result(folder, study, decisions, models, cleaning=keep_lungs(decisions), inference_ms=1.0)
+    cleaning = keep_lungs(decisions)
+    write_result(folder, study, decisions, assess(study, decisions), models, cleaning=cleaning, inference_ms=1.0)
     return folder / "report.html"
 
 
@@ -110,42 +113,25 @@ def test_figures_read_well(value: float | None, arguments: tuple[str | int, ...]
     assert figure(value, *arguments) == text  # pyright: ignore[reportArgumentType]
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    return found
-
-
-def browse(chromium: str, page: Path, profile: Path, *options: str) -> str:
-    """What the browser logs."""
-    command = [
-        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
-        f"--user-data-dir={profile}", "--hide-scrollbars", *options, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
-
-
-def test_a_browser_shows_and_prints_it_without_a_complaint(chromium: str, phantom_page: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_and_prints_it_without_a_complaint(browse: Browse, phantom_page: Path, tmp_path: Path) -> None:
     picture, paper = tmp_path / "page.png", tmp_path / "page.pdf"
-    log = browse(chromium, phantom_page, tmp_path / "a", "--window-size=1120,3000", f"--screenshot={picture}")
+    log = browse(phantom_page, "--window-size=1120,3000", f"--screenshot={picture}")
     assert "CONSOLE" not in log
     shown = cv2.imread(str(picture))
     assert shown is not None
     assert shown.shape == (3000, 1120, 3)
     for colour in TYPE_COLOURS.values():
         assert (np.abs(shown.astype(int) - colour).max(axis=2) < 12).sum() > 100
-    browse(chromium, phantom_page, tmp_path / "b", "--no-pdf-header-footer", f"--print-to-pdf={paper}")
+    browse(phantom_page, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
     data = paper.read_bytes()
     assert data.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 5
 
 
-def test_a_complaint_would_be_heard(chromium: str, tmp_path: Path) -> None:
+def test_a_complaint_would_be_heard(browse: Browse, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
         "<!doctype html><meta http-equiv=Content-Security-Policy content=\"default-src 'none'\"><script>1</script>",
         encoding="utf-8",
     )
-    assert "CONSOLE" in browse(chromium, page, tmp_path / "a", f"--screenshot={tmp_path / 'bad.png'}")
+    assert "CONSOLE" in browse(page, f"--screenshot={tmp_path / 'bad.png'}")

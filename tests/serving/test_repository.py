@@ -168,7 +168,7 @@ def test_the_code_of_another_version_is_refused(
     one: dict[TaskName, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:
-        older.setattr(module, "_template", lambda: "class TritonPythonModel: ...\n")
+        older.setattr(module, "_template", lambda _: "class TritonPythonModel: ...\n")
         fill_repository(one, tmp_path, ORT)
         read_index(tmp_path)
     with pytest.raises(RefusedError, match=r"model\.py is of another version of coronanet: .*`coronanet repository`"):

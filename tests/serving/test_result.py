@@ -8,12 +8,14 @@ import cv2
 import nibabel as nib
 import numpy as np
 import pytest
+from coronanet.model.assessment import assess
 from coronanet.model.errors import UsageError
 from coronanet.model.findings import Decisions
 from coronanet.model.lungs import Cleaning
 from coronanet.model.phantom import make_labelled_phantom
-from coronanet.model.readers import parse_window, read_inputs
+from coronanet.model.readers import Reading, find_inputs, parse_window
 from coronanet.model.study import Study
+from coronanet.serving import result
 from coronanet.serving.report import ModelRecord
 from coronanet.serving.result import write_result
 from numpy.typing import NDArray
@@ -29,7 +31,9 @@ def decide(study: Study) -> Decisions:
 
 
 def write(folder: Path, study: Study) -> dict[str, object]:
-    write_result(folder, study, decide(study), MODELS, cleaning=Cleaning(0, 0, 0), inference_ms=12.0)
+    decisions = decide(study)
+    assessment = assess(study, decisions)
+    write_result(folder, study, decisions, assessment, MODELS, cleaning=Cleaning(0, 0, 0), inference_ms=12.0)
     return json.loads((folder / "report.json").read_text())
 
 
@@ -54,7 +58,7 @@ def test_masks_of_a_nifti_lie_on_its_voxels_in_its_affine(tmp_path: Path, axes: 
     )
     turned = source.as_reoriented(transform.astype(int).tolist())
     nib.save(turned, tmp_path / "p.nii.gz")
-    (study,) = read_inputs([tmp_path / "p.nii.gz"])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(tmp_path / "p.nii.gz"))
     write(tmp_path / "out" / "p", study)
     assert sorted(file.name for file in (tmp_path / "out" / "p").iterdir()) == [
         "lesion_mask.nii.gz",
@@ -77,7 +81,7 @@ def test_masks_of_a_nifti_carry_its_codes(tmp_path: Path, qform: int, sform: int
     source.set_qform(source.affine, qform)
     source.set_sform(source.affine, sform)
     nib.save(source, tmp_path / "p.nii")
-    (study,) = read_inputs([tmp_path / "p.nii"])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(tmp_path / "p.nii"))
     write(tmp_path / "out", study)
     assert codes_of(tmp_path / "out" / "lung_mask.nii.gz") == (qform, sform)
     np.testing.assert_allclose(
@@ -88,7 +92,7 @@ def test_masks_of_a_nifti_carry_its_codes(tmp_path: Path, qform: int, sform: int
 def test_masks_of_an_image_are_png_of_its_size_with_labels_as_greys(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (30, 50), np.uint8)
     cv2.imwrite(str(tmp_path / "s.png"), grey)
-    (study,) = read_inputs([tmp_path / "s.png"], window=parse_window("-1000 1000"))
+    study = find_inputs(tmp_path / "s.png")[0].open(Reading(parse_window("-1000 1000"))).complete()
     report = write(tmp_path / "s", study)
     types = cv2.imread(str(tmp_path / "s" / "lesion_types.png"), cv2.IMREAD_UNCHANGED)
     assert types.dtype == np.uint8
@@ -153,7 +157,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", full)
+    monkeypatch.setattr(result, "write_mask", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write(tmp_path / "x", make_labelled_phantom(size=64, slices=1).study)
     assert list(tmp_path.iterdir()) == []

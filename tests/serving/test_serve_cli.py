@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,10 @@ def test_it_answers_when_it_says_ready_and_stops_cleanly(small_repository: Path,
         assert "0" not in ports
         events = [json.loads(line)["event"] for line in Path(ready["events"]).read_text().splitlines()]
         assert events[-2:] == ["starting", "ready"]
+        with urllib.request.urlopen(f"http://{ready['health']}/health/ready", timeout=10) as health:
+            assert json.loads(health.read()) == {"ok": True, "reason": ""}
+        with urllib.request.urlopen(f"http://{ready['health']}/metrics", timeout=10) as metrics:
+            assert b'coronanet_bundle_info{sha256="' in metrics.read()
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout is not None

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.places import ROOT
+from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
 from coronanet.serving.repository import CONFIG_PATHS
-from coronanet.serving.triton_config import ENSEMBLE, TARGETS, parse_config, plan_steps, render_configs
+from coronanet.serving.triton_config import ENSEMBLE, TARGETS, TRIAGE, parse_config, plan_steps, render_configs
 
 
 def _with_other_window(bundle: Bundle) -> Bundle:
@@ -116,10 +117,93 @@ def test_instances_are_of_networks_alone(bundles: dict[TaskName, Bundle]) -> Non
         assert parsed.instance_group[0].count == (3 if step.graph == "network" else 1)
 
 
-def test_only_the_first_step_limits_its_queue(bundles: dict[TaskName, Bundle]) -> None:
+def test_every_step_has_a_timeout_and_only_the_first_limits_its_queue(bundles: dict[TaskName, Bundle]) -> None:
     configs = render_configs(bundles)
     for step in plan_steps(bundles):
         for text in configs[step.name].values():
             parsed: Any = parse_config(text)
-            limit = parsed.dynamic_batching.default_queue_policy.max_queue_size
-            assert limit == 0 or step.graph == "preprocess"
+            policy = parsed.dynamic_batching.default_queue_policy
+            assert policy.default_timeout_microseconds > 0
+            assert (policy.max_queue_size > 0) == (step.graph == "preprocess")
+
+
+def test_one_of_several_first_steps_limits_nothing(bundles: dict[TaskName, Bundle]) -> None:
+    lung = bundles["lung_segmentation"]
+    mixed: dict[TaskName, Bundle] = {"binary_segmentation": lung, "lung_segmentation": _with_other_window(lung)}
+    for by_target in render_configs(mixed).values():
+        for text in by_target.values():
+            parsed: Any = parse_config(text)
+            assert parsed.dynamic_batching.default_queue_policy.max_queue_size == 0
+
+
+def test_the_embedded_server_batches_nobody_and_a_gpu_whoever_waits(bundles: dict[TaskName, Bundle]) -> None:
+    configs = render_configs(bundles)
+    for step in plan_steps(bundles):
+        for target in TARGETS:
+            parsed: Any = parse_config(configs[step.name][target])
+            sizes = list(parsed.dynamic_batching.preferred_batch_size)
+            assert sizes == ([1] if target == "embedded" else [])
+
+
+def test_every_step_warms_up_with_what_it_takes(bundles: dict[TaskName, Bundle]) -> None:
+    configs = render_configs(bundles)
+    for step in plan_steps(bundles):
+        for target in TARGETS:
+            parsed: Any = parse_config(configs[step.name][target])
+            sizes = [sample.batch_size for sample in parsed.model_warmup]
+            assert sizes == ([1, 8] if step.graph == "network" and target != "embedded" else [1])
+            for sample in parsed.model_warmup:
+                declared = {each.name: each for each in parsed.input}
+                assert sample.inputs.keys() == declared.keys()
+                for name, given in sample.inputs.items():
+                    assert given.data_type == declared[name].data_type
+                    dims = list(zip(given.dims, declared[name].dims, strict=True))
+                    assert all(size > 0 and wanted in (-1, size) for size, wanted in dims)
+
+
+def test_the_newest_version_is_served_everywhere(bundles: dict[TaskName, Bundle]) -> None:
+    for by_target in render_configs(bundles, triage_threshold=0.5).values():
+        for text in by_target.values():
+            parsed: Any = parse_config(text)
+            assert parsed.version_policy.latest.num_versions == 1
+
+
+def test_the_cache_is_of_networks_alone(bundles: dict[TaskName, Bundle]) -> None:
+    configs = render_configs(bundles, response_cache=True)
+    cached = {
+        name
+        for name, by_target in configs.items()
+        for text in by_target.values()
+        if _parsed(text).response_cache.enable
+    }
+    assert cached == set(bundles)
+    assert "response_cache" not in str(render_configs(bundles))
+
+
+def test_the_gated_model_speaks_the_contract_of_the_ensemble(bundles: dict[TaskName, Bundle]) -> None:
+    configs = render_configs(bundles, triage_threshold=0.125)
+    assert TRIAGE not in render_configs(bundles)
+    for target in TARGETS:
+        triage, ensemble = _parsed(configs[TRIAGE][target]), _parsed(configs[ENSEMBLE][target])
+        assert _tensors(triage.input) == _tensors(ensemble.input)
+        assert _tensors(triage.output) == _tensors(ensemble.output)
+        assert triage.max_batch_size == ensemble.max_batch_size
+        told = {name: each.string_value for name, each in triage.parameters.items()}
+        assert told == {
+            "ensemble": "coronanet",
+            "gate": "infected_probability",
+            "gated": "lesion_mask,lesion_types",
+            "threshold": "0.125",
+        }
+
+
+@pytest.mark.parametrize("tasks", [("classification", "lung_segmentation"), ("binary_segmentation",)])
+def test_there_must_be_a_gate_and_something_to_gate(
+    bundles: dict[TaskName, Bundle], tasks: tuple[TaskName, ...]
+) -> None:
+    with pytest.raises(UsageError, match="needs a classification to gate with and a lesion segmentation to gate"):
+        render_configs({task: bundles[task] for task in tasks}, triage_threshold=0.5)
+
+
+def _parsed(text: str) -> Any:
+    return parse_config(text)

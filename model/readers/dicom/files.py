@@ -2,10 +2,11 @@
 
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -42,18 +43,42 @@ _PREAMBLE = b"\0" * 128 + b"DICM"
 _META_START = len(_PREAMBLE) + 12
 
 
+class _Silence:
+    """One for all threads: what holds Python's warnings back is the process's own, not a thread's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restore = ExitStack()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                log = logging.getLogger("pydicom")
+                self._restore.callback(setattr, log, "disabled", log.disabled)
+                log.disabled = True
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore.close()
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def quiet() -> Generator[None]:
     """Hold back pydicom's warnings and log: they quote values of the header, which may name the patient."""
-    log = logging.getLogger("pydicom")
-    before = log.disabled
-    log.disabled = True
+    _silence.begin()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        log.disabled = before
+        _silence.end()
 
 
 def parse_header(path: Path, tags: Sequence[str] | None = None) -> FileDataset:

@@ -25,30 +25,31 @@ from .frames import Frame
 _HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 
 
-def read_pixels(frames: Sequence[Frame]) -> NDArray[np.int16]:
-    """int16 HU ``[Z, H, W]`` of frames of one size, in their order.
+def read_pixels(frames: Sequence[Frame], volume: NDArray[np.int16]) -> Iterator[int]:
+    """Fill ``volume``, int16 HU ``[Z, H, W]``, with frames of one size in their order; the index of each once it is in.
 
     Raises:
         UsageError: a file is cut off or damaged, needs a decoder that is not there, or holds no Hounsfield units.
     """
-    volume = np.empty((len(frames), *frames[0].size), np.int16)
     places: dict[Path, list[int]] = defaultdict(list)
     for place, frame in enumerate(frames):
         places[frame.path].append(place)
     _silence_gdcm()
-    for path, here in places.items():
-        try:
-            with quiet():
-                for place, stored in zip(here, _decode([frames[place] for place in here]), strict=True):
-                    frame = frames[place]
-                    volume[place] = to_hounsfield(
-                        stored, slope=frame.slope, intercept=frame.intercept, origin=str(path)
-                    )
-        except (*DAMAGED, RuntimeError) as error:
-            raise UsageError(
-                f"{path} is truncated or damaged: its pixels cannot be decoded ({type(error).__name__})"
-            ) from None
-    return volume
+    for here in places.values():
+        decoded = _decode([frames[place] for place in here])
+        for place in here:
+            volume[place] = _next_slice(decoded, frames[place])
+            yield place
+
+
+def _next_slice(decoded: Iterator[NDArray[Any]], frame: Frame) -> NDArray[np.int16]:
+    try:
+        with quiet():
+            return to_hounsfield(next(decoded), slope=frame.slope, intercept=frame.intercept, origin=str(frame.path))
+    except (*DAMAGED, RuntimeError, StopIteration) as error:
+        raise UsageError(
+            f"{frame.path} is truncated or damaged: its pixels cannot be decoded ({type(error).__name__})"
+        ) from None
 
 
 def _decode(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:

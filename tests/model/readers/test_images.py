@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
-from coronanet.model.readers import NAMED_WINDOWS, parse_window, read_inputs
+from coronanet.model.readers import NAMED_WINDOWS, Reading, find_inputs, parse_window
 from coronanet.model.readers.images import read_image
 from numpy.typing import NDArray
 
@@ -44,7 +44,7 @@ def test_greys_become_the_window_linearly(tmp_path: Path) -> None:
 def test_an_image_without_a_window_is_refused_with_the_option_that_mends_it(tmp_path: Path) -> None:
     save(tmp_path / "slice.png", ramp())
     with pytest.raises(UsageError, match="--window -1350 150"):
-        list(read_inputs([tmp_path / "slice.png"]))
+        [found.open(Reading()).complete() for found in find_inputs(tmp_path / "slice.png")]
 
 
 def test_grey_stored_as_colour_is_grey(tmp_path: Path) -> None:

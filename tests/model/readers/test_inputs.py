@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
-from coronanet.model.readers import NAMED_WINDOWS, Unreadable, read_inputs, try_inputs
+from coronanet.model.readers import NAMED_WINDOWS, Reading, Unreadable, find_inputs, try_inputs
 from coronanet.model.study import Study
 from pydicom import examples
 
@@ -29,7 +29,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_each_image_and_volume_of_a_folder_is_a_study_and_its_subfolders_are_left_alone(mixed: Path) -> None:
-    assert [study.name for study in read_inputs([mixed], window=LUNG)] == ["a", "b", "c"]
+    assert [found.open(Reading(LUNG)).complete().name for found in find_inputs(mixed)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("name", ["missing.png", "empty", "notes.txt"])
@@ -37,7 +37,7 @@ def test_what_holds_nothing_readable_is_one_line_that_says_what_is_expected(tmp_
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match=r"expected.*DICOM series, NIfTI") as caught:
-        list(read_inputs([tmp_path / name]))
+        [found.open(Reading()).complete() for found in find_inputs(tmp_path / name)]
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -68,7 +68,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused_in_one_line(
 ) -> None:
     intact, path = make(), tmp_path / name
     path.write_bytes(intact)
-    assert len(list(read_inputs([path], window=LUNG))) == 1
+    assert len([found.open(Reading(LUNG)).complete() for found in find_inputs(path)]) == 1
     chance = random.Random(4)
     for _ in range(150):
         data = bytearray(intact)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.model.readers.nifti import read_mask, to_file_grid
 from coronanet.model.study import Study
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def save(path: Path, image: NDArray[np.int16], axes: str) -> Path:
 
 
 def read_one(path: Path) -> Study:
-    (study,) = read_inputs([path])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(path))
     return study
 
 

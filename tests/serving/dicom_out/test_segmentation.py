@@ -11,7 +11,7 @@ from coronanet.model.assessment import assess
 from coronanet.model.errors import UsageError
 from coronanet.model.findings import Decisions
 from coronanet.model.phantom import make_phantom
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.model.study import Study
 from coronanet.serving.dicom_out import write_dicom
 from coronanet.serving.dicom_out.codes import SEGMENTS
@@ -29,7 +29,7 @@ Models = tuple[ModelRecord, ...]
 
 
 def read_one(folder: Path) -> Study:
-    (study,) = read_inputs([folder])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(folder))
     return study
 
 
@@ -218,7 +218,7 @@ def test_a_source_that_cannot_be_referred_to_is_refused(
         dataset = dcmread(path)
         delattr(dataset, missing)
         dataset.save_as(path)
-    with pytest.raises(UsageError, match=f"has no {missing}.*leave out --dicom"):
+    with pytest.raises(UsageError, match=f"has no {missing}, so no DICOM object can refer to it"):
         write(tmp_path, read_one(tmp_path / "chest"), planted(), models)
     assert not (tmp_path / "segmentation.dcm").exists()
 

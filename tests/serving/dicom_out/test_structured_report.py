@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coronanet.model.assessment import Assessment, assess
 from coronanet.model.findings import Decisions
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.serving.dicom_out import write_dicom
 from coronanet.serving.dicom_out.codes import CT_CHEST, LUNG, MILLILITRE, PERCENT, SEGMENTS, UNITLESS
 from coronanet.serving.report import ModelRecord
@@ -28,7 +28,7 @@ VALIDATOR = shutil.which("dciodvfy")
 def written(tmp_path: Path, write_series: SeriesWriter, planted: Plant, models: Models) -> Assessment:
     """Both objects of the phantom in ``tmp_path``; what they must say."""
     write_series(tmp_path / "chest", BodyPartExamined="CHEST")
-    (study,) = read_inputs([tmp_path / "chest"])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(tmp_path / "chest"))
     assessment = assess(study, planted())
     write_dicom(tmp_path, study, planted(), assessment, models)
     return assessment
@@ -117,7 +117,7 @@ def test_without_thickness_there_are_no_volumes(
     tmp_path: Path, write_series: SeriesWriter, planted: Plant, models: Models
 ) -> None:
     paths = write_series(tmp_path / "chest", SliceThickness=None)
-    (study,) = read_inputs([paths[2]])
+    study = find_inputs(paths[2])[0].open(Reading()).complete()
     whole = planted()
     decisions = Decisions(*(np.asarray(field[2:3]) for field in vars(whole).values()))
     write_dicom(tmp_path, study, decisions, assess(study, decisions), models)

@@ -18,6 +18,8 @@ Credentials = Callable[[str, str], None]
         ("http://127.0.0.1:8042/dicom-web", "127.0.0.1", 8042, "/dicom-web"),
         ("http://localhost/x", "localhost", 80, "/x"),
         ("http://[::1]:9/x", "::1", 9, "/x"),
+        ("https://bücher.example/röntgen/a%20b", "xn--bcher-kva.example", 443, "/r%C3%B6ntgen/a%20b"),
+        ("https://pacs.example/\udcff", "pacs.example", 443, "/%FF"),
     ],
 )
 def test_an_address_is_the_root_of_dicomweb(
@@ -34,6 +36,21 @@ def test_an_address_is_the_root_of_dicomweb(
 def test_what_is_no_address_is_refused_without_showing_it(credentials: Credentials, url: str) -> None:
     with pytest.raises(UsageError, match="is no address of a PACS"):
         parse_address(url)
+
+
+@pytest.mark.parametrize("host", ["\udcff.example", "a..example", f"{'x' * 70}.example"])
+def test_what_can_be_no_host_is_refused_without_showing_it(credentials: Credentials, host: str) -> None:
+    with pytest.raises(UsageError, match="holds a host that no name can be") as caught:
+        parse_address(f"https://{host}/dicom-web")
+    assert host not in str(caught.value)
+
+
+@pytest.mark.parametrize("uid", ["\uff11.\uff12", "1.2.ü", "1.2.\udcff"])
+@pytest.mark.parametrize("option", ["study", "series"])
+def test_uids_of_other_alphabets_are_refused(credentials: Credentials, option: str, uid: str) -> None:
+    given = {"study": None, "series": None} | {option: uid}
+    with pytest.raises(UsageError, match=f"--{option} is no UID"):
+        PacsRequest(parse_address("https://pacs.example"), **given)
 
 
 def test_a_password_in_the_address_is_refused_and_not_shown(credentials: Credentials) -> None:

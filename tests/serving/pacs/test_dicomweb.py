@@ -16,6 +16,8 @@ from coronanet.serving.pacs import http as pacs_http
 from coronanet.serving.pacs.address import parse_address
 from coronanet.serving.pacs.dicomweb import RemoteSeries, fetch_series, find_series, store
 from coronanet.serving.pacs.http import Client
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 DICOM = b"\0" * 128 + b"DICM" + b"x" * 1000
 JSON = "application/dicom+json"
@@ -225,9 +227,14 @@ def test_more_objects_than_any_series_has_are_not_asked_for(
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    for name in ("a.dcm", "b.dcm"):
-        (tmp_path / name).write_bytes(DICOM + name.encode())
-    return [tmp_path / "a.dcm", tmp_path / "b.dcm"]
+    paths = {"1.4": tmp_path / "a.dcm", "1.5": tmp_path / "b.dcm"}
+    for uid, path in paths.items():
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, uid
+        dataset.save_as(path, enforce_file_format=True)
+    return list(paths.values())
 
 
 def said_stored(*uids: str) -> bytes:
@@ -242,14 +249,22 @@ def test_both_objects_are_sent_whole(script: Script, client: Client, files: list
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "count"),
-    [(202, said_stored("1.4"), 1), (409, said_stored(), 0), (200, b"", 0), (200, said_stored("1.4", "1.4"), 1)],
+    ("status", "body", "missing"),
+    [
+        (202, said_stored("1.4"), "b.dcm"),
+        (409, said_stored(), "a.dcm and b.dcm"),
+        (200, b"", "a.dcm and b.dcm"),
+        (200, said_stored("1.4", "1.4"), "b.dcm"),
+        # As many as were sent, but not these.
+        (200, said_stored("1.5", "1.6"), "a.dcm"),
+    ],
 )
-def test_what_the_pacs_did_not_take_is_said(
-    script: Script, client: Client, files: list[Path], status: int, body: bytes, count: int
+def test_what_the_pacs_does_not_name_as_stored_is_said(
+    script: Script, client: Client, files: list[Path], status: int, body: bytes, missing: str
 ) -> None:
     script.answers["/root/studies/1.2"] = (status, JSON, body)
-    assert f"stored {count} of 2 objects" in refusal(lambda: store(client, "1.2", files), RefusedError)
+    said = refusal(lambda: store(client, "1.2", files), RefusedError)
+    assert f"does not say that it stored {missing} of 2 objects" in said
 
 
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (507, b""), (200, b"[[1]]")])

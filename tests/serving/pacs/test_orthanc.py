@@ -20,6 +20,7 @@ from coronanet.serving.predict import served_models
 from highdicom.seg import segread
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.dataset import FileDataset
 from pydicom.uid import JPEGLSLossless, generate_uid
 
 if TYPE_CHECKING:
@@ -150,6 +151,32 @@ def test_another_series_of_a_study_is_chosen_by_its_number(
     _, answer, _ = predict("--pacs", orthanc.url, "--study", study, "--series", "1")
     reference = dcmread(Path(answer["results"][0]["folder"]) / "segmentation.dcm").ReferencedSeriesSequence[0]
     assert reference.SeriesInstanceUID == uids(first)[1]
+
+
+def test_a_study_that_no_objects_can_be_made_of_is_reported_and_nothing_is_stored(
+    tmp_path: Path,
+    write_series: SeriesWriter,
+    orthanc: "Orthanc",
+    credentials: Credentials,
+    predict: Callable[..., Any],
+) -> None:
+    def nowhere(_: int, dataset: FileDataset) -> None:
+        del dataset.FrameOfReferenceUID
+
+    study = generate_uid()
+    orthanc.upload(write_series(tmp_path / "a", StudyInstanceUID=study, edit=nowhere))
+    credentials(*GOOD)
+    code, answer, _ = predict("--pacs", orthanc.url, "--study", study)
+    assert code == 1
+    assert answer["pacs"]["stored"] == []
+    assert "nothing was stored: No DICOM objects were made" in answer["pacs"]["error"]
+    assert "has no FrameOfReferenceUID" in answer["pacs"]["error"]
+    (result,) = answer["results"]
+    folder = Path(result["folder"])
+    assert str(folder) in answer["pacs"]["error"]
+    assert {file.name for file in folder.iterdir()} == set(result["report"]["files"])
+    assert not (folder / "segmentation.dcm").exists()
+    assert not any(dcmread(BytesIO(found)).StudyInstanceUID == study for found in orthanc.objects("SEG"))
 
 
 @pytest.mark.parametrize("option", ["--study", "--series"])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
-from coronanet.model.readers import read_inputs, try_inputs
+from coronanet.model.readers import Reading, find_inputs, try_inputs
+from coronanet.model.readers.dicom.headers import short_hash
 from coronanet.model.study import Study
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset
@@ -29,13 +30,13 @@ def phantom(slices: int = 6, between_mm: float = 40.0, value: int | None = None)
 
 
 def read_one(path: Path, **options: Any) -> Study:
-    (study,) = read_inputs([path], **options)
+    (study,) = (found.open(Reading(**options)).complete() for found in find_inputs(path))
     return study
 
 
 def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        list(read_inputs([path], **options))
+        [found.open(Reading(**options)).complete() for found in find_inputs(path)]
     assert "\n" not in str(caught.value)
     assert "ecret" not in str(caught.value)
     return str(caught.value)
@@ -84,13 +85,13 @@ def test_a_longer_scan_of_the_body_is_not_better_than_a_chest(tmp_path: Path, wr
 
 
 def test_the_others_are_named_by_number_and_hash_and_can_be_chosen(tmp_path: Path, write_series: SeriesWriter) -> None:
-    uid = generate_uid()
+    uid, lungs = generate_uid(), generate_uid()
     write_series(tmp_path / "chest", phantom(value=40), SeriesInstanceUID=uid, **SOFT)
-    write_series(tmp_path / "chest", phantom(value=-700), SeriesDescription="Secret lungs", **LUNG)
-    study = read_one(tmp_path / "chest")
-    assert study.dicom is not None
-    (note,) = study.notes
-    assert f"2 ({study.dicom.series}: 6 slices, 40 mm apart, lung kernel) was read" in note
+    write_series(
+        tmp_path / "chest", phantom(value=-700), SeriesInstanceUID=lungs, SeriesDescription="Secret lungs", **LUNG
+    )
+    (note,) = read_one(tmp_path / "chest").notes
+    assert f"2 ({short_hash(lungs)}: 6 slices, 40 mm apart, lung kernel) was read" in note
     assert "left out: 1 (" in note
     assert "ecret" not in note
     assert uid not in note
@@ -170,7 +171,7 @@ def test_one_study_in_many_folders_is_one_and_many_in_one_folder_are_many(
     write_series(tmp_path / "export" / "p1" / "s2" / "deep", phantom(value=-700), **LUNG)
     for _ in range(2):
         write_series(tmp_path / "export" / "flat", phantom(2), StudyInstanceUID=generate_uid())
-    studies = list(read_inputs([tmp_path / "export"]))
+    studies = [found.open(Reading()).complete() for found in find_inputs(tmp_path / "export")]
     assert sorted(study.name for study in studies) == ["flat", "flat", "p1"]
     (p1,) = (study for study in studies if study.name == "p1")
     assert p1.image[0, 0, 0] == -700

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.model.readers.dicom import files, pixels
 from coronanet.model.readers.dicom.codestream import codestream_size
 from numpy.typing import NDArray
@@ -35,13 +35,13 @@ SeriesWriter = Callable[..., list[Path]]
 
 
 def image(folder: Path) -> NDArray[np.int16]:
-    (study,) = read_inputs([folder])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(folder))
     return study.image
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        list(read_inputs([path]))
+        [found.open(Reading()).complete() for found in find_inputs(path)]
     assert "\n" not in str(caught.value)
     assert "ecret" not in str(caught.value)
     return str(caught.value)

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from coronanet.model.errors import MissingPackageError, UsageError
-from coronanet.model.readers import read_inputs
+from coronanet.model.readers import Reading, find_inputs
 from coronanet.model.study import Study
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -68,13 +68,13 @@ def save(folder: Path, *datasets: FileDataset) -> Path:
 
 
 def read_one(path: Path) -> Study:
-    (study,) = read_inputs([path])
+    (study,) = (found.open(Reading()).complete() for found in find_inputs(path))
     return study
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        list(read_inputs([path]))
+        [found.open(Reading()).complete() for found in find_inputs(path)]
     message = str(caught.value)
     assert "\n" not in message
     assert "Secret" not in message
@@ -307,7 +307,7 @@ def test_pydicom_missing_is_one_line_with_the_extra(tmp_path: Path, monkeypatch:
     folder = save(tmp_path / "chest", ct_slice(0, 1))
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(MissingPackageError, match=r"needs pydicom.*coronanet\[dicom\]"):
-        list(read_inputs([folder]))
+        [found.open(Reading()).complete() for found in find_inputs(folder)]
 
 
 def test_a_header_value_never_reaches_the_terminal_as_a_warning(

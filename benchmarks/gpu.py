@@ -1,0 +1,50 @@
+"""What only a GPU has: a call taken apart, and the board's clocks, power and energy under steady load."""
+
+import time
+
+from ..engines.base import Tensors
+from ..engines.tensorrt_engine import TensorRtEngine
+from .nvml import Gpu, watch
+from .report import GpuLoad, Stages
+
+STAGED_CALLS = 50
+#: NVML's energy counter moves some ten times a second, so anything shorter says nothing.
+STEADY_S = 2.0
+
+
+def measure_stages(engine: TensorRtEngine, feeds: Tensors, *, calls: int = STAGED_CALLS) -> Stages:
+    """Copies in, kernels and copies out of ``calls`` calls, after one that is not counted."""
+    engine.time_stages(feeds)
+    taken = [engine.time_stages(feeds) for _ in range(calls)]
+    return Stages(
+        upload_ns=tuple(one.upload_ns for one in taken),
+        compute_ns=tuple(one.compute_ns for one in taken),
+        download_ns=tuple(one.download_ns for one in taken),
+    )
+
+
+def measure_load(engine: TensorRtEngine, feeds: Tensors, batch: int, gpu: Gpu, *, seconds: float = STEADY_S) -> GpuLoad:
+    """The GPU while one caller asks without a pause."""
+    calls = 0
+
+    def work() -> None:
+        nonlocal calls
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            engine.infer(feeds)
+            calls += 1
+
+    seen = watch(gpu, work)
+    return GpuLoad(
+        seconds=seen.seconds,
+        slices=calls * batch,
+        readings=seen.readings,
+        energy_j_per_slice=None if seen.energy_j is None else seen.energy_j / (calls * batch),
+        power_w=seen.power_w,
+        sm_clock_mhz=seen.sm_clock_mhz,
+        memory_clock_mhz=seen.memory_clock_mhz,
+        utilisation_share=seen.utilisation,
+        memory_used_bytes=seen.memory_used_bytes,
+        temperature_c=seen.temperature_c,
+        throttles=seen.throttles,
+    )

@@ -1,0 +1,1 @@
+"""`coronanet bench report`: whatever was measured, as one HTML page with charts."""

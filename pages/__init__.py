@@ -1,0 +1,1 @@
+"""What every HTML page of this project shares: its style and how its charts are drawn."""

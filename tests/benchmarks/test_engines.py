@@ -1,0 +1,391 @@
+"""`bench engines` beside the calls: starts of their own, the roof, peers, A against B, and the guard."""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from coronanet import cli
+from coronanet.benchmarks import fresh, peers
+from coronanet.benchmarks.against import measure_against
+from coronanet.benchmarks.bench_engines import Extras, engine_call, measure_engines
+from coronanet.benchmarks.fresh import measure_fresh
+from coronanet.benchmarks.inputs import phantom_slices
+from coronanet.benchmarks.memory import Growth, available_bytes
+from coronanet.benchmarks.peers import Peer, PeerEngine, all_peers
+from coronanet.benchmarks.prove import prove
+from coronanet.benchmarks.schemas import document_schema
+from coronanet.benchmarks.timing import NS_PER_MS, Plan, WarmUpRule, interleave
+from coronanet.benchmarks.trtexec import latencies_ns, run_trtexec
+from coronanet.benchmarks.ways import Way, all_ways
+from coronanet.benchmarks.yardstick import make_yardstick
+from coronanet.engines.base import Engine, EngineBase, Tensors
+from coronanet.engines.bundle import Bundle
+from coronanet.engines.open import open_engine
+from coronanet.engines.predictor import Choice
+from coronanet.model.errors import UsageError
+from coronanet.model.tasks import TaskName
+from numpy.typing import NDArray
+
+TASK: TaskName = "lung_segmentation"
+QUICK = WarmUpRule(most=4, limit_s=2.0)
+ORT = Way(Choice("onnxruntime", "fp32", 1))
+
+
+def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "engines", *arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def one(tiny_bundle: Bundle) -> dict[TaskName, Bundle]:
+    return {TASK: tiny_bundle}
+
+
+@pytest.fixture
+def tiny_cli(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> None:
+    """The verb finds the small network wherever it looks for bundles."""
+    monkeypatch.setattr(cli, "provide_bundles", lambda _: {TASK: tiny_bundle})
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.int16]:
+    return phantom_slices()
+
+
+class Slowed(EngineBase):
+    """Another engine, and then so many milliseconds of nothing; the engine's own time is not the point."""
+
+    def __init__(self, engine: Engine, ms: float) -> None:
+        super().__init__(engine.inputs, engine.outputs, engine.max_batch)
+        self._engine, self._ms = engine, ms
+
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        until = time.perf_counter() + self._ms / 1000
+        answer = self._engine.infer(feeds)
+        while time.perf_counter() < until:
+            pass
+        return answer
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def test_a_fresh_process_tells_how_a_network_starts_and_what_memory_it_takes(tiny_bundle: Bundle) -> None:
+    one, eight = (measure_fresh(tiny_bundle, ORT, batch) for batch in (1, 8))
+    for found in (one, eight):
+        assert 0 < found.base_bytes < found.peak_bytes < 2**31
+        assert min(found.import_ms, found.load_ms, found.first_ms) > 0
+        assert found.gpu_bytes is None
+    assert eight.peak_bytes > one.peak_bytes
+
+
+def test_what_fails_in_a_fresh_process_gives_its_reason(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="has no int8 network"):
+        measure_fresh(tiny_bundle, Way(Choice("onnxruntime", "int8")), 1)
+    with pytest.raises(UsageError, match="at most 8, got 9"):
+        measure_fresh(tiny_bundle, ORT, 9)
+    monkeypatch.setattr(fresh, "TIMEOUT_S", 0.01)
+    with pytest.raises(UsageError, match="no answer from a fresh process"):
+        measure_fresh(tiny_bundle, ORT, 1)
+
+
+def test_a_process_that_the_kernel_kills_is_said_to_have_run_out_of_memory(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(UsageError, match="killed, as the kernel does when memory runs out"):
+        measure_fresh(tiny_bundle, ORT, 1)
+
+
+def test_memory_of_a_larger_batch_is_on_the_line_through_the_last_two() -> None:
+    growth = Growth()
+    growth.add(1, 100)
+    assert growth.predict(2) is None
+    growth.add(2, 140)
+    assert growth.predict(4) == 220
+    assert (available_bytes() or 2**30) > 2**20
+
+
+def test_batches_double_as_far_as_graph_and_memory_go(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(2, 5.0)
+    report = measure_engines(one, [ORT], None, image, plan=plan, rule=QUICK)
+    assert [result.case.batch for result in report.results] == [1, 2, 4, 8]
+    monkeypatch.setattr("coronanet.benchmarks.bench_engines.available_bytes", lambda: 2**20)
+    report = measure_engines(one, [ORT], None, image, plan=plan, rule=QUICK, extras=Extras(fresh=True))
+    assert [result.case.batch for result in report.results] == [1, 2]
+    assert all(result.fresh for result in report.results)
+    assert [item.what for item in report.skipped] == [f"{TASK} {ORT} batch {batch}" for batch in (4, 8)]
+    assert "GiB are free" in report.skipped[0].reason
+
+
+def test_the_roof_is_above_what_was_measured_and_fits_the_schema(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16]
+) -> None:
+    ways = [ORT, Way(Choice("openvino", "fp32", 1))]
+    report = measure_engines(one, ways, [1, 4], image, plan=Plan(8, 5.0), rule=QUICK, extras=Extras(roofline=True))
+    (ceilings,) = report.ceilings
+    assert ceilings.flops_per_s.keys() >= {"fp32", "int8"}
+    assert min(*ceilings.flops_per_s.values(), ceilings.bytes_per_s) > 1e8
+    for result in report.results:
+        roof = result.roofline
+        assert roof is not None
+        assert 0 < roof.bound_ms < result.statistics.p50_ms
+        assert roof.share == pytest.approx(roof.bound_ms / result.statistics.p50_ms)
+        assert sum(layer.flops for layer in roof.layers) <= roof.flops
+    first, second = (next(r for r in report.results if r.case.batch == batch).roofline for batch in (1, 4))
+    assert first is not None
+    assert second is not None
+    assert second.flops == 4 * first.flops
+    jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
+
+
+def test_peers_are_measured_in_the_same_rounds_and_those_that_cannot_say_why(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    ways = [Way(Choice("torch", "fp32")), ORT]
+    report = measure_engines(one, ways, [1], image, plan=Plan(6, 20.0), rule=QUICK, extras=Extras(peers=all_peers()))
+    found = {result.case.peer: result for result in report.peers}
+    assert found.keys() >= {"torch eager", "torch channels-last", "torch bf16", "onnxruntime defaults"}
+    assert found["torch eager"].max_difference == pytest.approx(0, abs=1e-4)
+    assert 0 < (found["torch bf16"].max_difference or 0) < 1
+    assert {len(result.rounds_ns) for result in report.peers} == {len(report.results[0].rounds_ns)} == {2}
+    reasons = {item.what: item.reason for item in report.skipped}
+    assert "needs a C++ compiler" in reasons[f"{TASK} torch.compile"]
+    if "torch cuda fp16" not in found:
+        assert "finds no CUDA GPU" in reasons[f"{TASK} torch cuda fp16"]
+        assert "no CUDA provider" in reasons[f"{TASK} onnxruntime cuda"]
+    jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
+
+
+def test_a_peer_that_dies_in_its_first_call_is_skipped_and_the_rest_measured(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16]
+) -> None:
+    def dies(_: Tensors) -> dict[str, NDArray[Any]]:
+        raise RuntimeError("planted\nand a page of traceback")
+
+    broken = Peer("broken", "", lambda bundle: PeerEngine(bundle.require("network"), dies))
+    missing = Peer("missing", "", lambda _: peers._require("no_such_package"))  # pyright: ignore
+    report = measure_engines(one, [ORT], [1], image, plan=Plan(2, 5.0), rule=QUICK, extras=Extras(peers=(broken,)))
+    assert [(item.what, item.reason) for item in report.skipped] == [(f"{TASK} broken batch 1", "planted")]
+    assert len(report.results) == 1
+    assert missing.name == "missing"
+
+
+@pytest.mark.slow
+def test_torch_compile_runs_where_a_compiler_is(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
+    if not any(shutil.which(name) for name in ("g++", "clang++")):
+        pytest.skip("no C++ compiler is here")
+    compiled = tuple(peer for peer in all_peers() if peer.name == "torch.compile")
+    report = measure_engines(one, [ORT], [1], image, plan=Plan(2, 5.0), rule=QUICK, extras=Extras(peers=compiled))
+    assert [result.case.peer for result in report.peers] == ["torch.compile"]
+    assert (report.peers[0].max_difference or 1) < 1e-3
+
+
+@pytest.fixture
+def opener() -> Callable[[float], Callable[[Bundle, Way], Engine]]:
+    """An opener by the milliseconds of B; every A takes 6. Openings alternate, A first."""
+
+    def make(ms: float) -> Callable[[Bundle, Way], Engine]:
+        opened: list[int] = []
+
+        def opener(bundle: Bundle, way: Way) -> Engine:
+            opened.append(1)
+            return Slowed(open_engine(bundle, threads=1), 6.0 if len(opened) % 2 else ms)
+
+        return opener
+
+    return make
+
+
+@pytest.mark.parametrize(("ms", "verdict"), [(6.0, "noise"), (6.6, "slower"), (5.4, "faster")])
+def test_a_planted_tenth_is_found_in_turns_and_the_same_thing_is_not_called_different(
+    one: dict[TaskName, Bundle],
+    image: NDArray[np.int16],
+    opener: Callable[[float], Callable[[Bundle, Way], Engine]],
+    ms: float,
+    verdict: str,
+) -> None:
+    report = measure_against(one, one, [ORT], [1], image, plan=Plan(60, 20.0), rule=QUICK, opener=opener(ms))
+    (found,) = report.comparisons
+    assert found.verdict == verdict
+    assert found.relative_to is None
+    assert report.against == {TASK: one[TASK].sha256}
+    jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
+
+
+def test_the_proof_of_the_verdicts_counts_what_was_called_of_the_same_and_of_a_planted_tenth(
+    tiny_bundle: Bundle,
+) -> None:
+    found = prove(tiny_bundle, 2, Plan(10, 5.0))
+    assert {name: sum(verdicts.values()) for name, verdicts in found.items()} == {"same": 2, "planted": 2}
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_against_takes_bundles_and_says_what_to_do_with_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--backend", "onnxruntime", "--precision", "fp32", "--repeats", "10"]
+    code, out, _ = run([*quick, "--against", str(tmp_path), "--json"], capsys)
+    assert code == 0
+    assert len(json.loads(out)["comparisons"]) == 1
+    (tmp_path / "a.json").write_text("{}")
+    code, _, error = run([*quick, "--against", str(tmp_path / "a.json")], capsys)
+    assert code == 2
+    assert "--baseline" in error
+    code, _, error = run([*quick, "--against", str(tmp_path), "--batch", "up"], capsys)
+    assert code == 2
+    assert "leave --baseline, --peers and --batch up out" in error
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_a_baseline_fails_on_a_slowdown_alone_and_on_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, quick = tmp_path / "base.json", ["--backend", "onnxruntime", "--repeats", "40", "--no-fresh", "--no-roofline"]
+    code, out, _ = run([*quick, "--out", str(file), "--json"], capsys)
+    assert code == 0
+    code, out, _ = run([*quick, "--baseline", str(file), "--json"], capsys)
+    value = json.loads(out)
+    assert (code == 0) == all(one["verdict"] != "slower" for one in value["comparisons"])
+    assert [one["relative_to"] for one in value["comparisons"]] == ["yardstick"]
+
+    # As if the earlier run had been twice as fast in this case, on a machine four times as fast.
+    earlier = json.loads(file.read_text())
+    earlier["results"][0]["rounds_ns"] = [[ns // 8 for ns in one] for one in earlier["results"][0]["rounds_ns"]]
+    earlier["yardsticks"][0]["rounds_ns"] = [[ns // 4 for ns in one] for one in earlier["yardsticks"][0]["rounds_ns"]]
+    file.write_text(json.dumps(earlier))
+    code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
+    value = json.loads(out)
+    (found,) = value["comparisons"]
+    assert found["ratio"] == pytest.approx(2, rel=0.5)
+    # Half of what the yardstick moved by is in the floor, and a factor of four is a great deal.
+    assert found["noise_floor"] == pytest.approx(1, rel=0.3)
+
+    earlier["yardsticks"][0]["rounds_ns"] = [[ns * 4 for ns in one] for one in earlier["yardsticks"][0]["rounds_ns"]]
+    file.write_text(json.dumps(earlier))
+    code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
+    value = json.loads(out)
+    assert (code, value["exit_code"]) == (1, 1)
+    assert f"slower than {file}: {TASK} onnxruntime fp32 batch 1" in error
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_a_baseline_of_another_protocol_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, quick = tmp_path / "base.json", ["--backend", "onnxruntime", "--no-fresh", "--no-roofline"]
+    code, _, _ = run([*quick, "--repeats", "5", "--out", str(file), "--json"], capsys)
+    assert code == 0
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("coronanet.benchmarks.bench_engines.measure_engines", never)
+    code, _, error = run([*quick, "--repeats", "6", "--baseline", str(file)], capsys)
+    assert code == 2
+    assert "method.plan.repeats is 5 in A and 6 in B" in error
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_the_verb_measures_starts_and_roof_and_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "engines.json"
+    code, out, _ = run(["--backend", "onnxruntime", "--repeats", "5", "--out", str(file)], capsys)
+    assert code == 0
+    for part in ("Start, memory and roof", "load ms", "GFLOP", "share"):
+        assert part in out
+    value = json.loads(file.read_text())
+    jsonschema.validate(value, document_schema("bench-engines"))
+    assert value["results"][0]["fresh"]["peak_bytes"] > 0
+    assert "fresh process" in value["protocol"]["method"]["fresh"]
+    assert max(map(len, out.splitlines())) <= 160
+
+
+def test_the_harness_adds_less_than_a_hundredth_to_five_milliseconds() -> None:
+    class Spin(EngineBase):
+        def __init__(self) -> None:
+            super().__init__((), (), 1)
+            self.inside: list[int] = []
+
+        def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+            start = time.perf_counter_ns()
+            while time.perf_counter_ns() - start < 5 * NS_PER_MS:
+                pass
+            self.inside.append(time.perf_counter_ns() - start)
+            return {}
+
+    engine = Spin()
+    measured = interleave({"spin": engine_call(engine, {})}, Plan(40, 10.0)).popitem()[1].samples
+    assert measured.p50_ms * NS_PER_MS < 1.01 * statistics.median(engine.inside)
+    # And between the calls: nothing that would eat the machine's time.
+    start = time.perf_counter_ns()
+    interleave({"spin": engine_call(engine, {})}, Plan(40, 10.0))
+    assert time.perf_counter_ns() - start < 1.05 * sum(engine.inside[-48:])
+
+
+def test_the_yardstick_is_the_same_work_every_time() -> None:
+    work = make_yardstick()
+    taken = interleave({"yardstick": work}, Plan(10, 5.0))["yardstick"].samples
+    assert taken.min_ms > 0.1
+
+
+def test_on_a_gpu_every_way_is_there_with_cuda_graphs_and_without() -> None:
+    assert all_ways(["openvino", "torch"], ["bf16", "fp16"], None) == [Way(Choice("openvino", "bf16"))]
+    ways = all_ways(["tensorrt"], ["fp16"], None)
+    assert [way.graphs for way in ways] == [True, False]
+    assert [str(way) for way in ways] == ["tensorrt fp16", "tensorrt fp16 without CUDA graphs"]
+    assert [Way.from_dict(way.to_dict()) for way in ways] == ways
+
+
+@pytest.fixture
+def trtexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a tool of that name on the PATH, which runs a line of shell with its arguments in "$@"."""
+
+    def make(line: str) -> Path:
+        tool = tmp_path / "trtexec"
+        tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\n{line}\n')
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        return tmp_path / "arguments"
+
+    return make
+
+
+def test_tensorrts_own_tool_is_asked_for_our_file_and_its_times_are_read(
+    tiny_bundle: Bundle, trtexec: Callable[[str], Path]
+) -> None:
+    written = '[{"latencyMs": 1.5, "computeMs": 1.0}, {"latencyMs": 2.5}]'
+    arguments = trtexec(
+        f"""for a in "$@"; do case $a in --exportTimes=*) echo '{written}' > "${{a#*=}}";; esac; done"""
+    )
+    assert run_trtexec(tiny_bundle, 4) == (1_500_000, 2_500_000)
+    given = arguments.read_text().splitlines()
+    assert f"--onnx={tiny_bundle.path}/network.fp32.onnx" in given
+    assert "--shapes=pixels:4x1x64x64" in given
+
+
+def test_what_tensorrts_own_tool_dies_of_is_its_last_line(
+    tiny_bundle: Bundle, trtexec: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trtexec("echo no GPU >&2; exit 3")
+    with pytest.raises(UsageError, match="trtexec ended with code 3: no GPU"):
+        run_trtexec(tiny_bundle, 1)
+    with pytest.raises(UsageError, match="no times that can be read"):
+        latencies_ns(b"{}x")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UsageError, match="is not on the PATH"):
+        run_trtexec(tiny_bundle, 1)

@@ -1,0 +1,276 @@
+"""`bench report`: one page of whatever was measured, that needs nothing beside it."""
+
+import csv
+import html
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from coronanet.benchmarks.bench_serving import limits_of
+from coronanet.benchmarks.load import Block, Load
+from coronanet.benchmarks.page.build import build_page
+from coronanet.benchmarks.page.legend import Key
+from coronanet.benchmarks.page.lines import Panel, Series, lines_svg
+from coronanet.benchmarks.page.scatter import Spot, front
+from coronanet.benchmarks.protocol import Protocol
+from coronanet.benchmarks.report import EngineReport, Report
+from coronanet.benchmarks.serving_report import Budget, RateCase, ServingReport, rate_result
+from coronanet.benchmarks.study_report import EngineBlock, StudyCase, StudyReport, StudyRun
+from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
+from coronanet.benchmarks.waterfall_report import WaterfallReport
+from coronanet.cli import main
+from coronanet.model.card import StrictModel
+from coronanet.pages import svg
+
+Browse = Callable[..., str]
+
+
+@pytest.fixture
+def swept(serving: ServingReport, protocol: Protocol) -> ServingReport:
+    """``serving`` with two rates, the second of which was too much, and a budget."""
+    budget = Budget(latency_ms=12.5, percentile=95)
+
+    def rate(per_s: float, wall_s: float) -> Block:
+        return Block(tuple(range(10 * NS_PER_MS, 13 * NS_PER_MS, NS_PER_MS)), (), round(wall_s * NS_PER_S), NS_PER_S)
+
+    rates = tuple(
+        rate_result(
+            RateCase(target="served", model="coronanet", rate_per_s=per_s, batch=1),
+            protocol,
+            Load((rate(per_s, wall_s),), 32),
+        )
+        for per_s, wall_s in ((5.0, 1.0), (50.0, 1.9))
+    )
+    method = protocol.method.model_copy(update={"verb": "bench serving"})
+    return serving.model_copy(
+        update={
+            "protocol": protocol.model_copy(update={"method": method}),
+            "rates": rates,
+            "budget": budget,
+            "limits": limits_of(serving.results, rates, budget),
+        }
+    )
+
+
+@pytest.fixture
+def reports(engines: EngineReport, swept: ServingReport, waterfall: WaterfallReport) -> list[Report]:
+    return [engines, swept, waterfall]
+
+
+def words(page: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_the_page_says_what_the_reports_say(reports: list[Report]) -> None:
+    text = words(build_page(reports))
+    for said in (
+        "Research software, not a medical device",
+        "Networks",
+        "onnxruntime fp16",
+        "99.9999%",
+        "Served, closed loop",
+        "Served, open loop",
+        "budget: p95 12.5 ms",
+        "served at concurrency 2: 0.91 of the throughput of in process",
+        "Where the time of a request goes",
+        "sum of the parts",
+        "concurrency 4: adds up",
+        "How this was measured",
+        reports[0].protocol.machine.cpu,
+    ):
+        assert said in text
+
+
+def test_the_page_needs_nothing_beside_it_and_runs_nothing(reports: list[Report]) -> None:
+    page = build_page(reports)
+    assert "default-src 'none'" in page
+    assert re.findall(r"<script|<link(?! rel=\"icon\")|<iframe|javascript:|\son\w+=\"|url\(|<img", page) == []
+    assert re.findall(r'(?:src|href)="(?!data:,")', page) == []
+    assert page.count("<svg") >= 6
+
+
+def test_words_of_a_report_are_escaped(engines: EngineReport) -> None:
+    hostile = '<script>alert("x")</script>'
+    machine = engines.protocol.machine.model_copy(update={"cpu": hostile})
+    skipped = tuple(each.model_copy(update={"reason": hostile}) for each in engines.skipped)
+    page = build_page(
+        [
+            engines.model_copy(
+                update={"protocol": engines.protocol.model_copy(update={"machine": machine}), "skipped": skipped}
+            )
+        ]
+    )
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 2
+
+
+def test_reports_of_different_machines_say_so(engines: EngineReport, swept: ServingReport) -> None:
+    machine = swept.protocol.machine.model_copy(update={"cores": 64})
+    other = swept.model_copy(update={"protocol": swept.protocol.model_copy(update={"machine": machine})})
+    assert "different machines" in words(build_page([engines, other]))
+    assert "different machines" not in words(build_page([engines, swept]))
+
+
+@pytest.fixture
+def study(protocol: Protocol) -> StudyReport:
+    case = StudyCase(source="phantom, nifti", slices=300, rows=512, columns=512, batch=2, streams=2, engines={})
+    run = StudyRun(
+        elapsed_s=6.0,
+        loading_s=1.0,
+        time_to_report_s=9.0,
+        stages_s={"read": 3.0, "wait": 4.5, "write": 0.5},
+        cpu_s=10.0,
+        peak_memory_bytes=2**30,
+    )
+    method = protocol.method.model_copy(update={"verb": "bench study"})
+    return StudyReport(
+        protocol=protocol.model_copy(update={"method": method}),
+        case=case,
+        protocol_sha256="00",
+        blocks=(EngineBlock(slices=50, wall_s=1.0),) * 2,
+        runs=(run,),
+        engine_parts_ms={"networks": 30.0},
+        file_bytes=1,
+        file_read_s=0.1,
+        slices_per_s=50.0,
+        engine_slices_per_s=55.0,
+        ratio=0.91,
+    )
+
+
+def test_a_study_has_its_stages_drawn_against_the_whole(study: StudyReport) -> None:
+    page = build_page([study])
+    text = words(page)
+    for said in (
+        "A whole study",
+        "50.0/s",
+        "0.91",
+        "whole study: 6.00 s",
+        "waiting for the networks",
+        "4.50",
+        "1.00 GiB",
+    ):
+        assert said in text
+    assert page.count("<svg") == 1
+
+
+def test_a_report_without_charts_of_its_own_is_shown_as_tables(protocol: Protocol) -> None:
+    class Row(StrictModel):
+        stage: str
+        share: float
+
+    class Other(Report):
+        slices: int
+        rows: tuple[Row, ...]
+
+    text = words(build_page([Other(protocol=protocol, slices=300, rows=(Row(stage="decode <b>", share=0.25),))]))
+    assert "figure value slices 300" in text
+    assert "stage share decode <b> 0.25" in text
+
+
+def test_series_differ_without_their_colour() -> None:
+    keys = [Key(name, svg.BLUE, dashes, shape) for name, dashes, shape in (("a", "", "circle"), ("b", "7 3", "square"))]
+    panel = Panel("t", "x", "y", [Series(key, [(1, 1), (2, 2)]) for key in keys], places=[1, 2])
+    drawn = lines_svg("t", [panel])
+    assert drawn.count('stroke-dasharray="7 3"') == 2
+    assert "<circle" in drawn
+    assert "<polygon" in drawn
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    def spot(x: float, y: float, *, good: bool = True) -> Spot:
+        return Spot(x, y, Key("k", svg.BLUE), "", good)
+
+    fast, exact, beaten, refused = spot(1, 9), spot(5, 0), spot(6, 1), spot(0.5, 0, good=False)
+    assert front([exact, beaten, refused, fast]) == [fast, exact]
+
+
+def test_axes_read_well() -> None:
+    assert svg.Scale(0, 60, 0, 1).ticks(6) == [0, 10, 20, 30, 40, 50, 60]
+    assert svg.Scale(1, 100, 0, 1, log=True).ticks(9) == [1, 2, 5, 10, 20, 50, 100]
+    assert svg.Scale(1, 1e8, 0, 1, log=True).ticks(9) == [10.0**power for power in range(9)]
+    assert svg.Scale(0.01, 500, 0, 1, log=True).ticks(6) == [0.01, 0.1, 1, 10, 100]
+    assert svg.log_range([3, 40]) == (2, 50)
+    assert svg.log_range([5, 5]) == (2.5, 10)
+    assert svg.ceiling(61) == 80
+    assert svg.top(113) == 120
+    assert svg.top(0.9) == 1
+
+
+def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "report", *arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def write(reports: Sequence[Report], folder: Path) -> list[str]:
+    files = [folder / f"{number}.json" for number in range(len(reports))]
+    for file, report in zip(files, reports, strict=True):
+        file.write_text(report.to_json(), encoding="utf-8")
+    return [str(file) for file in files]
+
+
+def test_the_verb_writes_page_and_sheet(
+    reports: list[Report], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, sheet = tmp_path / "page.html", tmp_path / "sheet.csv"
+    code, out, _ = run([*write(reports, tmp_path), "--out", str(page), "--csv", str(sheet), "--json"], capsys)
+    assert code == 0
+    assert json.loads(out)["reports"] == ["bench engines", "bench serving", "bench waterfall"]
+    assert page.read_text(encoding="utf-8") == build_page(reports)
+    rows = list(csv.DictReader(sheet.read_text().splitlines()))
+    assert [row["verb"] for row in rows] == ["bench engines", *["bench serving"] * 4, *["bench waterfall"] * 2]
+    assert [row["loop"] for row in rows] == ["", "closed", "closed", "open", "open", "closed", "closed"]
+    assert rows[0]["p50_ms"] == "11.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "bench engines --out"),
+        ("[]", "is not a report"),
+        ("nonsense", "is not a report"),
+        ('{"protocol": {"method": {"verb": "bench engines"}}}', "does not read as this version writes reports"),
+        ('{"protocol": {"method": {"verb": "bench compare"}}}', "is not a report"),
+    ],
+)
+def test_what_is_no_report_is_one_line(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    code, out, error = run([str(file), "--out", str(tmp_path / "page.html")], capsys)
+    assert (code, out) == (2, "")
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_nothing_to_write_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run([str(tmp_path / "file.json")], capsys)
+    assert code == 2
+    assert "--out page.html" in error
+
+
+def test_a_browser_shows_and_prints_it_without_a_complaint(
+    browse: Browse, reports: list[Report], tmp_path: Path
+) -> None:
+    page, picture, paper = tmp_path / "page.html", tmp_path / "page.png", tmp_path / "page.pdf"
+    page.write_text(build_page(reports), encoding="utf-8")
+    log = browse(page, "--window-size=1120,4000", f"--screenshot={picture}")
+    assert "CONSOLE" not in log
+    shown = cv2.imread(str(picture))
+    assert shown is not None
+    for colour in (svg.BLUE, svg.VERMILION, svg.SKY):
+        bgr = np.array([int(colour[place : place + 2], 16) for place in (5, 3, 1)])
+        assert (np.abs(shown.astype(int) - bgr).max(axis=2) < 12).sum() > 50, colour
+    browse(page, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
+    data = paper.read_bytes()
+    assert data.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 8

@@ -1,0 +1,109 @@
+"""The manifests: what the published schemas of Kubernetes take, and what a hospital's cluster should ask of a pod."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from coronanet.engines.places import ROOT
+from coronanet.serving.container import NEWEST, REGISTRY, USER
+from coronanet.serving.repository import CONFIG_PATHS
+from coronanet.serving.triton_config import ENSEMBLE
+
+FOLDER = ROOT / "serving" / "kubernetes"
+FILES = sorted(FOLDER.glob("*.yaml"))
+KINDS = {
+    "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim",
+    "PodDisruptionBudget", "Service",
+}  # fmt: skip
+
+
+def _load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Any]:
+    """Kind -> manifest."""
+    loaded = [_load(path) for path in FILES]
+    return {each["kind"]: each for each in loaded}
+
+
+@pytest.fixture(scope="module")
+def pod(manifests: dict[str, Any]) -> Any:
+    return manifests["Deployment"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_kubernetes_takes_it(path: Path) -> None:
+    kubernetes_validate.validate(_load(path), kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_schemas_refuse_what_is_wrong() -> None:
+    deployment = _load(FOLDER / "deployment.yaml")
+    deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnly"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_everything_selects_the_pods_of_the_deployment(manifests: dict[str, Any]) -> None:
+    assert manifests.keys() == KINDS
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert manifests["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert manifests["Service"]["spec"]["selector"] == labels
+    assert manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    target = manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    deployment = manifests["Deployment"]
+    assert (target["kind"], target["name"]) == (deployment["kind"], deployment["metadata"]["name"])
+
+
+def test_ports_volumes_and_claims_have_their_other_end(manifests: dict[str, Any], pod: Any) -> None:
+    (container,) = pod["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    assert {port["targetPort"] for port in manifests["Service"]["spec"]["ports"]} == ports
+    rules = manifests["NetworkPolicy"]["spec"]["ingress"]
+    assert {port["port"] for rule in rules for port in rule["ports"]} == ports
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+    claim = volumes["models"]["persistentVolumeClaim"]["claimName"]
+    assert claim == manifests["PersistentVolumeClaim"]["metadata"]["name"]
+    assert volumes["canary"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
+
+
+def test_the_pod_can_do_nothing_but_serve(manifests: dict[str, Any], pod: Any) -> None:
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == USER
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    read_only = {mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")}
+    assert read_only == {"models", "canary"}
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert manifests["NetworkPolicy"]["spec"]["egress"] == []
+
+
+def test_it_runs_a_target_that_the_repository_has(pod: Any) -> None:
+    (container,) = pod["containers"]
+    assert container["image"] == f"{REGISTRY}:{NEWEST}-py3"
+    (name,) = [word.split("=")[1] for word in container["args"] if word.startswith("--model-config-name=")]
+    assert name in CONFIG_PATHS
+    grace, exit_s = pod["terminationGracePeriodSeconds"], int(re.findall(r"exit-timeout-secs=(\d+)", str(container))[0])
+    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert grace > exit_s + int(pause)
+
+
+def test_readiness_is_an_inference_and_not_a_port(pod: Any) -> None:
+    (container,) = pod["containers"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        command = " ".join(container[probe]["exec"]["command"])
+        assert f"/v2/models/{ENSEMBLE}/infer" in command
+        assert "/canary/request.json" in command
+        limits = [float(seconds) for seconds in re.findall(r"--max-time (\d+)", command)]
+        assert sum(limits) < container[probe]["timeoutSeconds"]

@@ -1,0 +1,98 @@
+"""The dashboard and the alerts ask for what a live server and its watchdog really expose."""
+
+import http.client
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from coronanet.engines.places import ROOT
+from coronanet.model.tasks import TASKS
+from coronanet.serving.monitor import Monitor
+from coronanet.serving.server import TritonServer
+from prometheus_client.parser import text_string_to_metric_families
+
+FOLDER = ROOT / "serving" / "observability"
+METRIC = re.compile(r"\b(?:nv|coronanet)_[a-z0-9_]+")
+
+
+def _dashboard() -> Any:
+    return json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
+
+
+def _queries() -> dict[str, list[str]]:
+    """What is asked for, by where it is asked."""
+    panels = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in _dashboard()["panels"]}
+    alerts = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    rules = {rule["alert"]: [rule["expr"]] for group in alerts for rule in group["rules"]}
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    adapter = {"docs/operations.md": re.findall(r"^ *(?:seriesQuery|metricsQuery): (.+)$", page, re.MULTILINE)}
+    return {**panels, **rules, **adapter}
+
+
+@pytest.fixture(scope="module")
+def exposed(triton_server: TritonServer) -> set[str]:
+    """The names of every sample of a live Triton and of a watchdog beside it."""
+    with Monitor(port=0) as monitor:
+        monitor.serves({"classification": "abc"})
+        monitor.canary_answered(0.02)
+        texts = [_read(triton_server.metrics_address), _read(monitor.address)]
+    families = [family for text in texts for family in text_string_to_metric_families(text)]
+    return {sample.name for family in families for sample in family.samples}
+
+
+def _read(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.parametrize("name", _queries())
+def test_every_query_names_metrics_that_are_there(exposed: set[str], name: str) -> None:
+    queries = _queries()[name]
+    named = {metric for query in queries for metric in METRIC.findall(query)}
+    assert named, queries
+    assert named <= exposed, sorted(named - exposed)
+
+
+def test_the_dashboard_is_whole() -> None:
+    dashboard = _dashboard()
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    taken = [
+        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(taken) == len(set(taken)), "panels lie over each other"
+    assert max(x for x, _ in taken) == 23
+    (source,) = dashboard["templating"]["list"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {f"${{{source['name']}}}"}
+    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {"${datasource}"}
+
+
+@pytest.fixture
+def connection(triton_server: TritonServer) -> Iterator[http.client.HTTPConnection]:
+    host, port = triton_server.http_address.split(":")
+    opened = http.client.HTTPConnection(host, int(port), timeout=30)
+    yield opened
+    opened.close()
+
+
+def test_the_canary_of_the_probes_is_answered_by_every_step(connection: http.client.HTTPConnection) -> None:
+    canary = yaml.safe_load((ROOT / "serving" / "kubernetes" / "canary.yaml").read_text(encoding="utf-8"))
+    body = canary["data"]["request.json"]
+    connection.request("POST", "/v2/models/coronanet/infer", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    outputs = {output["name"] for output in json.loads(answer.read())["outputs"]}
+    assert answer.status == 200
+    assert outputs == {task.output for task in TASKS.values()}
+
+
+def test_the_paths_of_the_probes_are_triton_s(connection: http.client.HTTPConnection) -> None:
+    for path in ("/v2/models/coronanet/ready", "/v2/health/live"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
