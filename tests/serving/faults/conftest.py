@@ -33,8 +33,8 @@ Answer = dict[str, NDArray[Any]]
 Record = Callable[[str, object], None]
 #: gRPC counts a channel's failed attempts to connect in a pool of all channels, and lets the next ones wait.
 CHANNEL = [("grpc.use_local_subchannel_pool", 1)]
-#: What a killed process had in hand may never be answered, so a client that waits for long asks again before.
-ATTEMPT_S = 15.0
+#: How long one attempt may take.
+ATTEMPT_S = 30.0
 
 
 @dataclass(frozen=True)
