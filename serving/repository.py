@@ -21,7 +21,8 @@ from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TaskName
 from .container_plans import container_plans
-from .step import REMEDY, STEP, StepFile
+from .step import REMEDY, STEP
+from .step_file import StepFile
 from .triton_config import (
     DEFAULT_INSTANCES,
     ENSEMBLE,

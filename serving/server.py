@@ -35,6 +35,9 @@ START_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 10
 #: What Triton may take beyond its own exit timeout before it is killed.
 EXIT_GRACE_S = 5.0
+#: What Triton logs when it stops and no inference is in flight any more, and how long answers may be on their way then.
+IDLE = "All models are stopped, unloading models"
+FLUSH_S = 1.0
 #: How often Triton looks whether a model was marked as changed; whole seconds.
 POLL_S = 1
 #: How often a port that was chosen as free may turn out to have been taken meanwhile.
@@ -279,13 +282,19 @@ class TritonServer:
             self._run = self._snapshot = None
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        start = self.log.stat().st_size if self.log.exists() else 0
         process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + self.exit_timeout_s + EXIT_GRACE_S
-        while time.monotonic() < deadline:
+        now = time.monotonic()
+        deadline = now + self.exit_timeout_s + EXIT_GRACE_S
+        while now < deadline:
             end_reading(process.pid, self.ports.http)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
                 return
+            now = time.monotonic()
+            if IDLE in _read(self.log, start):
+                # All that is left is to unload models, which takes seconds, and where a process is dead, for ever.
+                deadline = min(deadline, now + FLUSH_S)
         process.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:

@@ -1,5 +1,7 @@
 """Filling a repository: whole or not served, hashes all the way, nobody else's folders touched."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TaskName
 from coronanet.serving import repository as module
 from coronanet.serving.repository import fill_repository, read_index, repository_home
-from coronanet.serving.step import StepFile, open_step
+from coronanet.serving.step import open_step
+from coronanet.serving.step_file import StepFile
 from coronanet.serving.triton_config import plan_steps
 
 ORT: dict[TaskName, Choice] = dict.fromkeys(
@@ -181,9 +184,27 @@ def test_a_step_opens_only_the_file_of_its_bundle(one: dict[TaskName, Bundle], t
     model.write_bytes(model.read_bytes() + b"\0")
     with pytest.raises(RefusedError, match="its hash is not the bundle's"):
         open_step(version)
-    (version / "step.json").unlink()
+    step = version / "step.json"
+    whole = step.read_text()
+    for broken, match in (
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        (whole.replace('"threads"', '"yarns"'), "KeyError: 'threads'"),
+    ):
+        step.write_text(broken)
+        with pytest.raises(UsageError, match=f"is not a valid step: {match}"):
+            open_step(version)
+    step.unlink()
     with pytest.raises(UsageError, match="coronanet repository"):
         open_step(version)
+
+
+def test_a_model_process_imports_no_more_than_it_needs() -> None:
+    heavy = (
+        "import sys, coronanet.serving.step; print({'pydantic', 'torch', 'openvino', 'tritonclient'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_repository_is_the_checkouts_else_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

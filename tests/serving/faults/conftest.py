@@ -33,6 +33,8 @@ Answer = dict[str, NDArray[Any]]
 Record = Callable[[str, object], None]
 #: gRPC counts a channel's failed attempts to connect in a pool of all channels, and lets the next ones wait.
 CHANNEL = [("grpc.use_local_subchannel_pool", 1)]
+#: How long one attempt may take.
+ATTEMPT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def ask_again(address: str, image: Image, deadline_s: float) -> tuple[Answer, in
     failures = 0
     while True:
         try:
-            return ask(address, image, max(1.0, deadline - time.monotonic())), failures
+            return ask(address, image, min(ATTEMPT_S, max(1.0, deadline - time.monotonic()))), failures
         except grpc_client.InferenceServerException:
             failures += 1
             if time.monotonic() > deadline:
@@ -134,7 +136,7 @@ class Load:
     address: str
     images: list[Image]
     concurrency: int
-    deadline_s: float = 60
+    deadline_s: float = 120
     answers: dict[int, Answer] = field(default_factory=dict)
     failures: int = 0
     longest_s: float = 0
