@@ -29,7 +29,7 @@ def _queries() -> dict[str, list[str]]:
     alerts = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     rules = {rule["alert"]: [rule["expr"]] for group in alerts for rule in group["rules"]}
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    adapter = {"docs/operations.md": re.findall(r"^ *(?:seriesQuery|metricsQuery): (.+)$", page, re.MULTILINE)}
+    adapter = {"docs/operations.md": re.findall(r"^[- ]*(?:seriesQuery|metricsQuery): (.+)$", page, re.MULTILINE)}
     return {**panels, **rules, **adapter}
 
 
