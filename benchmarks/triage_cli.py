@@ -1,9 +1,12 @@
 """`coronanet bench triage`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, out, warn
@@ -42,13 +45,13 @@ def triage(
     """
     from ..engines.datasets import load_split
     from ..engines.ranking import choose
-    from ..model.readers import Reading, find_inputs
     from .bench_triage import measure_served, measure_triage
     from .report import write_text
 
     studies = study or []
     if studies and server is None:
         raise UsageError("--study is timed on a server: pass --server 127.0.0.1:8001 as well")
+    pictures = _slices(studies)
     folder = data_home(data)
     if folder is None:
         raise UsageError("bench triage needs drawn lesions: pass --data DIR or set CORONANET_DATA")
@@ -64,10 +67,9 @@ def triage(
 
             with TritonEngine(server) as ensemble, TritonEngine(server, model="coronanet_triage") as gated:
                 slices = [(sample.group, sample.image) for sample in split.validation]
-                for found in (each for path in studies for each in find_inputs(path)):
-                    whole = found.open(Reading()).complete()
-                    slices += [(whole.name, image) for image in whole.image]
-                served = measure_served(slices, ensemble, gated, report.gate.threshold, advance=status.update)
+                served = measure_served(
+                    [*slices, *pictures], ensemble, gated, report.gate.threshold, advance=status.update
+                )
             report = report.model_copy(update={"served": served})
     if out_file is not None:
         write_text(out_file, report.to_json())
@@ -75,6 +77,18 @@ def triage(
         emit_json(report.model_dump(mode="json"))
     else:
         _print(report)
+
+
+def _slices(studies: Sequence[Path]) -> list[tuple[str, NDArray[np.int16]]]:
+    """Every slice of the studies, int16 HU ``[H, W]``, each with the name of its study."""
+    from ..model.readers import Unreadable, try_inputs
+
+    slices: list[tuple[str, NDArray[np.int16]]] = []
+    for study in try_inputs(studies):
+        if isinstance(study, Unreadable):
+            raise UsageError(f"{study.origin}: {study.reason}")
+        slices += [(study.name, image) for image in study.image]
+    return slices
 
 
 def _print(report: "TriageReport") -> None:
