@@ -355,11 +355,10 @@ def _builder(name: str) -> "Builder":
 
 
 def _precision(name: str | None) -> Precision | None:
-    names: tuple[Precision, ...] = get_args(Precision)
-    chosen = [known for known in names if known == name]
-    if name is not None and not chosen:
-        raise UsageError(f"no precision '{name}': expected one of {', '.join(names)}")
-    return chosen[0] if chosen else None
+    known: dict[str, Precision] = {name: name for name in get_args(Precision)}
+    if name is not None and name not in known:
+        raise UsageError(f"no precision '{name}': expected one of {', '.join(known)}")
+    return None if name is None else known[name]
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

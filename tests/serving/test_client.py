@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import aclosing
 from typing import Any, Literal
@@ -149,7 +149,7 @@ def test_a_study_comes_back_whole(address: str) -> None:
 
 
 def test_slices_may_come_from_an_asynchronous_source(address: str) -> None:
-    async def source() -> Any:
+    async def source() -> AsyncIterator[NDArray[np.int16]]:
         for slice_ in _slices(1, -1):
             await asyncio.sleep(0.01)
             yield slice_

@@ -22,7 +22,7 @@ from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice, LocalEnsemble
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TaskName
-from coronanet.serving.client import AsyncClient, Client, Connection, Tls, UnansweredError, UsageError
+from coronanet.serving.client import Answer, AsyncClient, Client, Connection, Tls, UnansweredError, UsageError
 from coronanet.serving.installation import environment, find_installation, link_backend
 from coronanet.serving.server import Ports, TritonServer
 from cryptography import x509
@@ -34,13 +34,13 @@ KEY = ("infer-key", "s3cret=value")
 
 
 def _runs(address: str) -> dict[str, int]:
-    """How often each model has run; a server counts a moment after it has answered."""
+    """How often each model has inferred; a server counts a moment after it has answered."""
     runs: dict[str, int] = {}
     with grpc_client.InferenceServerClient(address) as client:
         while True:
             before = runs
             statistics: Any = client.get_inference_statistics()
-            runs = {model.name: int(model.execution_count) for model in statistics.model_stats}
+            runs = {model.name: int(model.inference_stats.success.count) for model in statistics.model_stats}
             if runs == before:
                 return runs
             time.sleep(0.3)
@@ -55,7 +55,7 @@ def test_a_study_through_both_clients_is_what_the_local_ensemble_decides(
 ) -> None:
     image = make_phantom(size=128, slices=7).image
 
-    async def predict() -> dict[str, np.ndarray]:
+    async def predict() -> Answer:
         async with AsyncClient(triton_server.address) as client:
             return await client.predict(image)
 
@@ -231,7 +231,7 @@ def _wait(connection: Connection, process: "subprocess.Popen[bytes]", log: Path)
 def test_tls_on_both_sides_and_a_key(secured: Connection) -> None:
     image = make_phantom(size=64, slices=2).image
 
-    async def predict() -> dict[str, np.ndarray]:
+    async def predict() -> Answer:
         async with AsyncClient(secured) as client:
             return await client.predict(image)
 

@@ -51,7 +51,7 @@ def _change_resize(model: onnx.ModelProto) -> None:
 
 def _change_threshold(model: onnx.ModelProto) -> None:
     """Logits that are one too high when they are decided."""
-    shift = numpy_helper.from_array(np.float32(1.0), "shift")
+    shift = numpy_helper.from_array(np.asarray(1, np.float32), "shift")
     model.graph.initializer.append(shift)
     for node in model.graph.node:
         node.input[:] = ["shifted" if name == "logits" else name for name in node.input]
