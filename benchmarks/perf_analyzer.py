@@ -108,6 +108,8 @@ class PerfAnalyzer:
         """
         work = Path(self._folder.name)
         export = work / "export.json"
+        # The program refuses to write over a file.
+        export.unlink(missing_ok=True)
         command = [
             str(self._program), "-m", self._model, "-u", self._address, "-i", "grpc", "-b", str(self._batch),
             "--concurrency-range", str(self._concurrency), "--input-data", str(self._input),

@@ -10,7 +10,7 @@ from .study_report import StudyReport
 from .waterfall_report import WaterfallReport
 
 #: Latencies in milliseconds, throughput in slices a second; ``load`` is streams, or requests a second of an open loop.
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "verb",
     "started",
     "machine",

@@ -1,6 +1,6 @@
 """Reports as tables for people, none wider than 80 columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from rich import box
@@ -319,7 +319,7 @@ def share(share: float) -> str:
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 
 
-def gather(named: list[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
+def gather(named: Sequence[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
     """One line a kind of warning: how many results it concerns, and the first of them in full."""
     concerned: dict[str, list[str]] = {}
     for name, result in named:

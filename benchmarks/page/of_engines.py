@@ -233,10 +233,12 @@ def _roofline(report: EngineReport, ceilings: Ceilings, batch: int) -> Section |
         Roof(f"{precision}: {svg.number(round(flops / 1e9))} GFLOP/s", ceilings.bytes_per_s, flops)
         for precision, flops in ceilings.flops_per_s.items()
     ]
+    fastest = max((level.bytes_per_s for level in ceilings.memory), default=0.0)
+    near = f" (of its caches up to {fastest / 1e9:.3g} GB/s)" if fastest > ceilings.bytes_per_s else ""
     plot = Plot(ceilings.device.upper(), "operations a byte", "operations a second", spots, roofs=roofs)
     says = [
         f"What this {ceilings.device.upper()} was seen to reach in this run: {ceilings.bytes_per_s / 1e9:.3g} GB/s of "
-        "memory, and in computing what the flat lines say. Below its roof a point has time left to gain.",
+        f"memory{near}, and in computing what the flat lines say. Below its roof a point has time left to gain.",
     ]
     grid = Grid(
         ("network",), ("GFLOP", "MB", "FLOP/B", "bound ms", "p50 ms", "of the roof"), rows,

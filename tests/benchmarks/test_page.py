@@ -173,7 +173,7 @@ def test_a_report_without_charts_of_its_own_is_shown_as_tables(protocol: Protoco
 
 
 def test_series_differ_without_their_colour() -> None:
-    keys = [Key(name, svg.BLUE, dashes, shape) for name, dashes, shape in (("a", "", "circle"), ("b", "7 3", "square"))]
+    keys = [Key("a", svg.BLUE, "", "circle"), Key("b", svg.BLUE, "7 3", "square")]
     panel = Panel("t", "x", "y", [Series(key, [(1, 1), (2, 2)]) for key in keys], places=[1, 2])
     drawn = lines_svg("t", [panel])
     assert drawn.count('stroke-dasharray="7 3"') == 2

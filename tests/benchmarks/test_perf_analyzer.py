@@ -11,13 +11,15 @@ from coronanet.benchmarks.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from coronanet.model.errors import UsageError
 
 FAKE = """#!{python}
-import json, sys
+import json, os, sys
 arguments = sys.argv[1:]
 if arguments == ["--version"]:
     sys.exit(0)
 given = dict(zip(arguments[::2], arguments[1::2]))
 if given["-m"] == "missing":
     sys.exit("noise\\nerror: the model is not there\\nUsage: all of the help")
+if os.path.exists(given["--profile-export-file"]):
+    sys.exit("Error: Failed to parse --profile-export-file. Path must not already exist.")
 count = int(given["--request-count"])
 requests = [
     {{"timestamp": 1000 * place, "request_inputs": {{}}, "response_timestamps": [1000 * place + 400]}}
@@ -42,6 +44,7 @@ def program(tmp_path: Path) -> Path:
 def test_it_sends_what_our_own_client_sends_and_reads_every_request(program: Path, tmp_path: Path) -> None:
     image = np.arange(2 * 4 * 4, dtype=np.int16).reshape(2, 4, 4)
     with PerfAnalyzer(find_perf_analyzer(program), "127.0.0.1:1", "coronanet", 2, {"image": image}) as source:
+        source.run(3, limit_s=5)
         block = source.run(10, limit_s=5)
     # One request of each of the two streams is not counted, and one was never answered.
     assert block.latencies_ns == (400,) * 9

@@ -63,7 +63,6 @@ def test_a_sweep_has_both_loops_the_knee_and_what_a_budget_allows(
     assert value["protocol"]["method"]["plan"]["arrivals"] == {"seconds": 3.0, "seed": 7, "streams": 32}
     slow, fast = value["rates"]
     assert (slow["case"]["rate_per_s"], fast["case"]["rate_per_s"]) == (5.0, 20.0)
-    assert slow["kept_up"]
     assert slow["requests"] == sum(len(burst["latencies_ns"]) for burst in slow["bursts"]) > 5
     assert {limits["loop"] for limits in value["limits"]} == {"closed", "open"}
     # Everything keeps a budget of ten seconds: the best is the load with the largest throughput.
@@ -146,8 +145,8 @@ def test_perf_analyzer_asks_the_same_and_comes_to_about_the_same(
     if program is None:
         pytest.skip("no perf_analyzer: put NVIDIA's program on PATH or name it in PERF_ANALYZER")
     options = ["--concurrency", "1", "--requests", "50", "--perf-analyzer", program, "--json"]
-    code, out, _ = run(["serving", "--server", server.address, *options], capsys)
-    assert code == 0
+    code, out, error = run(["serving", "--server", server.address, *options], capsys)
+    assert code == 0, error
     value = valid(out, "bench-serving")
     assert [result["case"]["target"] for result in value["results"]] == ["served", "perf_analyzer"]
     ratios = {ratio["quantity"]: ratio["median"] for ratio in value["ratios"]}
