@@ -8,7 +8,7 @@ import importlib
 import re
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from .options import CalibrationMethod
 from .quantize import quantizable
 from .to_onnx import OPSET, save_onnx
 
+MODULE = "modelopt.onnx.quantization"
 #: ModelOpt's own names.
 METHODS: dict[CalibrationMethod, str] = {"min-max": "max", "entropy": "entropy"}
 INSTALL = (
@@ -41,7 +42,7 @@ def check_modelopt(method: CalibrationMethod) -> None:
             f"ModelOpt calibrates by {' or '.join(METHODS)}, not by {method}: choose one with --calibration"
         )
     try:
-        importlib.import_module("modelopt.onnx.quantization")
+        importlib.import_module(MODULE)
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "modelopt", purpose="--quantizer modelopt", install=INSTALL) from None
 
@@ -61,8 +62,8 @@ def quantize_with_modelopt(
         MissingPackageError, UsageError: as ``check_modelopt``.
     """
     check_modelopt(method)
-    from modelopt.onnx.quantization import quantize
-
+    # Without types, and not installed beside what checks them.
+    quantize: Callable[..., None] = importlib.import_module(MODULE).quantize
     model = onnx.load_model(network)
     taken = [name for name in quantizable(model) if name not in kept]
     if not taken:
