@@ -108,6 +108,7 @@ def reap() -> tuple[str, ...]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            keeper.end_orphans(folder)  # the start after the next one finds the lock free
             continue
         else:
             keeper.clear(folder)

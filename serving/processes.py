@@ -6,10 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .keeper import SHM
+from .keeper import SHM, STUB
 
 PROC = Path("/proc")
-STUB = "triton_python_backend_stub"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

@@ -68,7 +68,10 @@ class Served:
 
     @property
     def busiest(self) -> ModelProcess:
-        return max(model_processes(self.server), key=lambda process: process.cpu_s or 0)
+        """A process of the model that has worked most; the newest, since old ones may only finish what they have."""
+        processes = model_processes(self.server)
+        model = max(processes, key=lambda process: process.cpu_s or 0).model
+        return max((process for process in processes if process.model == model), key=lambda process: process.pid)
 
     def until(self, condition: Callable[[], object], seconds: float) -> float:
         """How long it took until a condition held, in seconds."""
