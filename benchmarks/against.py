@@ -54,7 +54,8 @@ def measure_against(
     skipped: list[Skipped] = [
         Skipped(what=name, reason="only one of the two has it") for name in bundles.keys() ^ others.keys()
     ]
-    for name in (name for name in bundles if name in others):
+    both: list[TaskName] = [name for name in bundles if name in others]
+    for name in both:
         for way in ways:
             for batch in batches:
                 what = f"{name} {way} batch {batch}"

@@ -146,9 +146,9 @@ def _model(
             quantised = np.round(weights / scale).astype(np.int8)
             constants += [
                 numpy_helper.from_array(quantised, "w8"),
-                numpy_helper.from_array(np.float32(scale), "w_scale"),
-                numpy_helper.from_array(np.float32(4 / 127), "x_scale"),
-                numpy_helper.from_array(np.int8(0), "zero"),
+                numpy_helper.from_array(np.array(scale, np.float32), "w_scale"),
+                numpy_helper.from_array(np.array(4 / 127, np.float32), "x_scale"),
+                numpy_helper.from_array(np.array(0, np.int8), "zero"),
             ]
             nodes += [
                 helper.make_node("QuantizeLinear", ["x", "x_scale", "zero"], ["x8"]),
@@ -207,7 +207,7 @@ def measure_gpu_ceilings() -> Ceilings | str:
         rates[precision] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda one=one: one @ one))
         reached[precision] = f"torch, a product{' (TF32)' if precision == 'fp32' else ''}"
     eight = torch.ones(side, side, device="cuda", dtype=torch.int8)
-    rates["int8"] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda: torch._int_mm(eight, eight)))  # pyright: ignore[reportPrivateUsage]
+    rates["int8"] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda: torch._int_mm(eight, eight)))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     reached["int8"] = "torch, a product"
     memory: list[MemoryLevel] = []
     for size in GPU_WORKING_SETS:

@@ -92,7 +92,8 @@ class _Counter:
 
     def __init__(self, model: onnx.ModelProto, path: Path, arithmetic: Precision | None) -> None:
         graph = model.graph
-        self._path, self._arithmetic, self._nodes = path, arithmetic, list(graph.node)
+        self._path, self._nodes = path, list(graph.node)
+        self._arithmetic: Precision | None = arithmetic
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._types: dict[str, int] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
@@ -179,7 +180,7 @@ class _Counter:
             # Only where both factors are in eight bits is the product computed so.
             weight = self._type(self._source(node.input[1]))
             kind = kind if kind == weight else self._type(node.input[0])
-        found = ARITHMETIC.get(kind, "fp32")
+        found: Precision = ARITHMETIC.get(kind, "fp32")
         return self._arithmetic if self._arithmetic and found == "fp32" else found
 
     def _bytes(self, name: str, *, written: bool = False) -> int:

@@ -16,7 +16,7 @@ from ..engines.bundle import WEIGHTS, Bundle, FileRecord
 from ..model.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 Run = Callable[[Tensors], dict[str, NDArray[Any]]]
 EXTRAS = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu"}
@@ -96,7 +96,7 @@ def _torch(
     module = load_network(bundle.card, bundle.path / WEIGHTS, bundle.builder or build).to(device, dtype)
     if last:
         module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    run: nn.Module = torch.compile(module) if compiled else module
+    run: Callable[..., Any] = torch.compile(module) if compiled else module
     record = bundle.require("network")
     name, answer = record.inputs[0].name, record.outputs[0].name
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..engines.base import Engine, EngineBase, Tensors
 from ..engines.bundle import Bundle
 from ..engines.predictor import Choice
+from ..model.tasks import TaskName
 from .against import measure_against
 from .bench_engines import Opener
 from .inputs import phantom_slices
@@ -47,7 +48,8 @@ class Slowed(EngineBase):
 
 def prove(bundle: Bundle, runs: int, plan: Plan) -> dict[str, dict[str, int]]:
     """The verdicts of ``runs`` comparisons of the same thing, and of as many with a tenth planted in B."""
-    image, same = phantom_slices(), {bundle.card.task: bundle}
+    image = phantom_slices()
+    same: dict[TaskName, Bundle] = {bundle.card.task: bundle}
     counts: dict[str, Counter[str]] = {"same": Counter(), "planted": Counter()}
     for _ in range(runs):
         for name, count in counts.items():

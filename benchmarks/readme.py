@@ -25,7 +25,7 @@ def section(report: EngineReport, file: str) -> str:
     Args:
         file: what the README links to, from the root of the checkout.
     """
-    tasks = [name for name in TASK_NAMES if _ours(report, name) is not None]
+    tasks: list[TaskName] = [name for name in TASK_NAMES if _ours(report, name) is not None]
     rows = _rows(report, tasks)
     machine, method = report.protocol.machine, report.protocol.method
     busy = report.protocol.moment.busy_share

@@ -155,9 +155,9 @@ def comparison_notes(report: CompareReport) -> list[str]:
     notes = [f"differs, as allowed: {name}" for name in report.varied]
     notes += [f"{which}: {text}" for which, one in (("A", report.a), ("B", report.b)) for text in one.moment.warnings]
     for which, cases in (("A", report.only_in_a), ("B", report.only_in_b)):
-        if cases:
+        for first in cases[:1]:
             more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
-            notes.append(f"only in {which}: {cases[0]}{more}")
+            notes.append(f"only in {which}: {first}{more}")
     if any(one.relative_to is None for one in report.comparisons):
         notes.append(
             "no yardstick in these reports: how the machine changed between them is unknown, the floor is wide"

@@ -1,6 +1,7 @@
 """Operations and bytes against layers counted by hand, and networks whose totals are known."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,11 +14,16 @@ from coronanet.engines.bundle import Precision
 from coronanet.export.half import convert_to_half
 from coronanet.model.errors import UsageError
 from coronanet.model.networks.unet import UNet
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 
 def save(
-    path: Path, nodes: list[onnx.NodeProto], shape: tuple[int | str, ...], weights: dict[str, np.ndarray], **types: int
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    shape: tuple[int | str, ...],
+    weights: dict[str, NDArray[Any]],
+    **types: int,
 ) -> Path:
     graph = helper.make_graph(
         nodes,
@@ -30,7 +36,7 @@ def save(
     return path
 
 
-def zeros(*shape: int) -> np.ndarray:
+def zeros(*shape: int) -> NDArray[np.float32]:
     return np.zeros(shape, np.float32)
 
 
