@@ -81,8 +81,8 @@ class TritonEngine(EngineBase):
     def infer_each(self, feeds: Iterable[Tensors]) -> Generator[dict[str, NDArray[Any]]]:
         """As ``infer`` for each, in order, with ``concurrency`` requests under way.
 
-        An iteration that ends early, by an error or by ``close()``, cancels what is under way: the server starts no
-        further step of it.
+        An iteration that ends early, by an error or by ``close()``, cancels what is under way: no later step of it
+        infers.
         """
         flight = _Flight(self._model_infer)
         waiting: deque[Future[dict[str, NDArray[Any]]]] = deque()
