@@ -13,6 +13,7 @@ from typing import Any, Literal
 import grpc
 import numpy as np
 import pytest
+from coronanet.engines.triton_connection import OPTIONS
 from coronanet.engines.triton_wire import message
 from coronanet.serving.client import Answer, AsyncClient, Client, Connection, Retry, UnansweredError, UsageError
 from numpy.typing import NDArray
@@ -281,6 +282,25 @@ def test_the_keys_go_with_every_request_and_are_never_shown(ask: Ask, address: s
     ask(connection, _slices(0))
     assert server.metadata[0]["triton-grpc-protocol-infer-key"] == "s3cret=="
     assert "s3cret" not in repr(connection)
+
+
+def test_a_name_with_several_addresses_is_several_servers(server: _Server) -> None:
+    other = _Server()
+    started = [_start(server), _start(other)]
+    target = "ipv4:" + ",".join(address for _, address in started)
+    try:
+        with grpc.insecure_channel(target, options=OPTIONS) as channel:
+            stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            request = message("ModelInferRequest")(model_name="coronanet")
+            request.inputs.add(name="image", datatype="INT16", shape=[1, 1, 1])
+            request.raw_input_contents.append(np.zeros(1, np.int16).tobytes())
+            for _ in range(20):
+                stub.ModelInfer(request, timeout=5)
+        assert len(server.arrived) + len(other.arrived) == 20
+        assert min(len(server.arrived), len(other.arrived)) > 5
+    finally:
+        for each, _ in started:
+            each.stop(None).wait()
 
 
 def test_an_asynchronous_client_that_was_not_entered_says_so() -> None:
