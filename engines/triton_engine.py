@@ -82,7 +82,7 @@ class TritonEngine(EngineBase):
         """As ``infer`` for each, in order, with ``concurrency`` requests under way.
 
         An iteration that ends early, by an error or by ``close()``, cancels what is under way: no later step of it
-        infers.
+        starts.
         """
         flight = _Flight(self._model_infer)
         waiting: deque[Future[dict[str, NDArray[Any]]]] = deque()

@@ -77,7 +77,7 @@ class Client(TritonEngine):
         """The decisions on each slice, int16 HU ``[H, W]``, in order and as they come: ``[1]`` and masks ``[H, W]``.
 
         ``slices`` is read as far ahead as requests are under way. Ending early, by ``close()``, an error or leaving the
-        loop, cancels what is under way: no later step of it infers.
+        loop, cancels what is under way: no later step of it starts.
 
         Raises:
             UsageError, UnansweredError: as ``predict``; the answers before it were given.

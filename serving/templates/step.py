@@ -20,8 +20,6 @@ class TritonPythonModel:
             self.engine = open_step(folder)
         except CoronanetError as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        # An ensemble tells its steps of a cancel when it hands them their request: the first has it by then.
-        self.is_told = {spec.name for spec in self.engine.inputs} != {"image"}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -30,10 +28,6 @@ class TritonPythonModel:
         self.engine.close()
 
     def _answer(self, request: Any) -> Any:
-        if self.is_told and request.is_cancelled():
-            # An error ends the ensemble: what comes after this step is not even handed out.
-            gone = pb_utils.TritonError("the client has gone", pb_utils.TritonError.CANCELLED)
-            return pb_utils.InferenceResponse(error=gone)
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             answer = self.engine.infer(feeds)

@@ -33,33 +33,21 @@ from cryptography.x509.oid import NameOID
 KEY = ("infer-key", "s3cret=value")
 
 
-@dataclass(frozen=True)
-class Count:
-    """How often a model has answered, and how long it has computed."""
-
-    answers: int
-    compute_ns: int
-
-
-def _runs(address: str) -> dict[str, Count]:
-    """What every model has done; a server counts a moment after it has answered."""
-    runs: dict[str, Count] = {}
+def _runs(address: str) -> dict[str, int]:
+    """How often each model has inferred; a server counts a moment after it has answered."""
+    runs: dict[str, int] = {}
     with grpc_client.InferenceServerClient(address) as client:
         while True:
             before = runs
             statistics: Any = client.get_inference_statistics()
-            runs = {
-                model.name: Count(int(model.inference_stats.success.count), int(model.inference_stats.compute_infer.ns))
-                for model in statistics.model_stats
-            }
+            runs = {model.name: int(model.execution_count) for model in statistics.model_stats}
             if runs == before:
                 return runs
             time.sleep(0.3)
 
 
-def _moved(before: Mapping[str, Count], after: Mapping[str, Count]) -> dict[str, int]:
-    moved = {name: after[name].answers - before[name].answers for name in after}
-    return {name: answers for name, answers in moved.items() if answers}
+def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    return {name: after[name] - before[name] for name in after if after[name] != before[name]}
 
 
 def test_a_study_through_both_clients_is_what_the_local_ensemble_decides(
@@ -95,13 +83,17 @@ def test_one_output_costs_only_its_steps(triton_server: TritonServer, output: st
     assert _moved(before, _runs(triton_server.address)) == {"coronanet": 3, **dict.fromkeys(steps, 3)}
 
 
-def test_after_a_cancel_no_later_step_infers(triton_server: TritonServer) -> None:
+@pytest.mark.parametrize(
+    ("held", "begun"),
+    [("preprocess", ["preprocess"]), ("lung_segmentation", ["preprocess", "lung_segmentation"])],
+)
+def test_after_a_cancel_no_later_step_starts(triton_server: TritonServer, held: str, begun: list[str]) -> None:
     image = make_phantom().image[:1]
     address = triton_server.address
 
     async def cancel() -> None:
         async with AsyncClient(address, outputs=["lung_mask"]) as client:
-            with _stopped(triton_server, "preprocess"):
+            with _stopped(triton_server, held):
                 request = asyncio.create_task(client.predict(image))
                 await asyncio.sleep(0.2)
                 request.cancel()
@@ -109,25 +101,11 @@ def test_after_a_cancel_no_later_step_infers(triton_server: TritonServer) -> Non
                     await request
                 await asyncio.sleep(0.1)
 
-    async def predict() -> None:
-        async with AsyncClient(address, outputs=["lung_mask"]) as client:
-            # Behind the cancelled one in every queue.
-            await client.predict(image)
-
-    asyncio.run(predict())
-    start = _runs(address)
+    before = _runs(address)
     asyncio.run(cancel())
-    cancelled = _runs(address)
-    asyncio.run(predict())
-    after = _runs(address)
-    # The step that was held had begun; the next one is handed the request, declines it, and so ends the ensemble.
-    assert _moved(start, cancelled) == {"preprocess": 1, "lung_segmentation": 1}
-    assert _moved(cancelled, after)["decide_lung_segmentation"] == 1
-    declined, inferred = (
-        later["lung_segmentation"].compute_ns - earlier["lung_segmentation"].compute_ns
-        for earlier, later in ((start, cancelled), (cancelled, after))
-    )
-    assert declined < 0.3 * inferred
+    assert _moved(before, _runs(address)) == dict.fromkeys(begun, 1)
+    with Client(address, outputs=["lung_mask"]) as client:
+        assert client.predict(image).keys() == {"lung_mask"}
 
 
 @contextmanager
