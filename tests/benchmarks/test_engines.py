@@ -165,7 +165,9 @@ def test_peers_are_measured_in_the_same_rounds_and_those_that_cannot_say_why(
     assert found.keys() >= {"torch eager", "torch channels-last", "torch bf16", "onnxruntime defaults"}
     assert found["torch eager"].max_difference == pytest.approx(0, abs=1e-4)
     assert 0 < (found["torch bf16"].max_difference or 0) < 1
-    assert {len(result.rounds_ns) for result in report.peers} == {len(report.results[0].rounds_ns)} == {2}
+    # One that took its share of the time with its first round sits the others out.
+    assert {len(result.rounds_ns) for result in report.peers} <= {1, 2}
+    assert len(found["onnxruntime defaults"].rounds_ns) == len(report.results[0].rounds_ns) == 2
     reasons = {item.what: item.reason for item in report.skipped}
     assert "needs a C++ compiler" in reasons[f"{TASK} torch.compile"]
     if "torch cuda fp16" not in found:
@@ -189,6 +191,8 @@ def test_a_peer_that_dies_in_its_first_call_is_skipped_and_the_rest_measured(
 
 
 @pytest.mark.slow
+# Of torch's own modules, which it imports when it first compiles.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_compile_runs_where_a_compiler_is(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
     if not any(shutil.which(name) for name in ("g++", "clang++")):
         pytest.skip("no C++ compiler is here")
@@ -272,7 +276,7 @@ def test_a_baseline_fails_on_a_slowdown_alone_and_on_ratios(tmp_path: Path, caps
     code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
     value = json.loads(out)
     (found,) = value["comparisons"]
-    assert found["ratio"] == pytest.approx(2, rel=0.5)
+    assert 1.3 < found["ratio"] < 8, "the yardstick takes away the machine, and a busy one moves by the rest"
     # Half of what the yardstick moved by is in the floor, and a factor of four is a great deal.
     assert found["noise_floor"] == pytest.approx(1, rel=0.3)
 

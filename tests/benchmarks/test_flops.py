@@ -1,5 +1,6 @@
 """Operations and bytes against layers counted by hand, and networks whose totals are known."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_eight_bits_take_one_byte_and_count_as_int8(tmp_path: Path) -> None:
 
 def export_unet(features: int, side: int, file: Path) -> Path:
     """The talk's U-Net for any batch, weights left as they fall."""
+    warnings.simplefilter("ignore")  # of the exporter's own parts, until the end of the test
     batch = torch.export.Dim("batch", min=1, max=8)
     example, shapes = (torch.zeros(2, 1, side, side),), ({0: batch},)
     network = UNet(1, features, 0.1).eval()
