@@ -19,6 +19,7 @@ from ..engines.open import file_precision
 from ..engines.parity import Reference, compare, labels_of
 from ..engines.predictor import Choice, Predictor
 from ..engines.ranking import candidates
+from ..model.errors import UsageError
 from .making import Making
 
 #: What stands for the score of a task in the gate of non-inferiority.
@@ -63,13 +64,21 @@ def _with(evidence: Evidence, figures: dict[str, float]) -> Evidence:
 
 
 def _run_all(bundle: Bundle, reference: Reference) -> dict[Choice, Build]:
-    return {choice: _run(bundle, reference, choice) for choice in candidates(bundle) if choice.backend != "tensorrt"}
+    """Every way that this machine can run."""
+    found: dict[Choice, Build] = {}
+    for choice in (each for each in candidates(bundle) if each.backend != "tensorrt"):
+        try:
+            predictor = Predictor.open(bundle, choice)
+        except UsageError:  # such as bf16 on a CPU that has none
+            continue
+        with predictor:
+            found[choice] = _run(bundle, reference, choice, predictor)
+    return found
 
 
-def _run(bundle: Bundle, reference: Reference, choice: Choice) -> Build:
+def _run(bundle: Bundle, reference: Reference, choice: Choice, predictor: Predictor) -> Build:
     record = bundle.require("network", file_precision(choice.backend, choice.precision))
-    with Predictor.open(bundle, choice) as predictor:
-        decisions = compare("network", reference, predictor, choice.precision).decisions
+    decisions = compare("network", reference, predictor, choice.precision).decisions
     figures = judge(reference, decisions).figures
     return Build(record.sha256, decisions, next((figures[name] for name in SCORES if name in figures), None))
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 from coronanet.engines.bundle import Bundle, FileRecord, Gate, PlanTarget, Precision, TensorRecord, hash_file
+from coronanet.export.calibrate import OPERATORS
+from coronanet.export.census import take_census
+from coronanet.export.quantize import quantized_nodes
 from coronanet.export.to_tensorrt import build_plan, carry_plans
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TASK_NAMES, TaskName
@@ -64,7 +67,16 @@ def test_every_network_that_ships_becomes_an_int8_plan(
     bundles: dict[TaskName, Bundle], task: TaskName, int8_of: Callable[[TaskName], Path], target: PlanTarget
 ) -> None:
     path = int8_of(task)
-    fields = {"path": path.name, "precision": "int8", "sha256": hash_file(path), "bytes": path.stat().st_size}
+    model = onnx.load_model(path)
+    kept = {node.name for node in model.graph.node if node.op_type in OPERATORS} - quantized_nodes(model)
+    assert len(kept) == 1, "only what reads the picture"
+    fields = {
+        "path": path.name,
+        "precision": "int8",
+        "sha256": hash_file(path),
+        "bytes": path.stat().st_size,
+        "gates": (take_census(path, "int8", kept=tuple(kept)),),
+    }
     becomes_a_plan(path.parent, bundles[task].require("network").model_copy(update=fields), target)
 
 
@@ -182,6 +194,7 @@ def test_running_out_of_memory_says_so(work: Path, record_of: RecordOf, target: 
 import resource
 from pathlib import Path
 from coronanet.engines.bundle import FileRecord, PlanTarget
+from coronanet.export.quantize import quantized_nodes
 from coronanet.export.to_tensorrt import build_plan
 record = FileRecord.model_validate_json({record.model_dump_json()!r})
 target = PlanTarget.model_validate_json({target.model_dump_json()!r})
