@@ -37,7 +37,8 @@ def distribution_svg(title: str, hills: Sequence[Hill]) -> str:
     edges = np.geomspace(low, high, BINS + 1)
     for row, (hill, values) in enumerate(zip(hills, samples, strict=True)):
         base = TOP + ROW * (row + 1) - 8
-        counts = np.histogram(values, edges)[0].astype(float)
+        # Clipped, since rounding may put the outermost edge on this side of the outermost sample.
+        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].astype(float)
         heights = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
         heights *= (ROW - 12) / max(heights.max(), 1e-9)
         seen = np.flatnonzero(heights > 0.05)

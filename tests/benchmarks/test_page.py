@@ -13,6 +13,7 @@ import pytest
 from coronanet.benchmarks.bench_serving import limits_of
 from coronanet.benchmarks.load import Block, Load
 from coronanet.benchmarks.page.build import build_page
+from coronanet.benchmarks.page.distribution import Hill, distribution_svg
 from coronanet.benchmarks.page.legend import Key
 from coronanet.benchmarks.page.lines import Panel, Series, lines_svg
 from coronanet.benchmarks.page.scatter import Spot, front
@@ -274,3 +275,10 @@ def test_a_browser_shows_and_prints_it_without_a_complaint(
     data = paper.read_bytes()
     assert data.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 8
+
+
+def test_a_sample_a_hair_beyond_a_round_number_is_drawn() -> None:
+    picture = distribution_svg(
+        "Latency", [Hill("one", [100 * NS_PER_MS], "#000"), Hill("two", [1_000_050_000], "#000")]
+    )
+    assert picture.count("<polygon") == 2
