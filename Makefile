@@ -4,7 +4,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test slow check clean lock
+.PHONY: help setup demo test check clean lock
 
 EXTRAS := train,cpu,rtx,serve,dicom,sign,dev
 BIN := .venv/bin
@@ -17,7 +17,6 @@ NEED_PYTHON = test -n '$(PYTHON)' || { echo 'no Python 3.11 found: install it, o
 help:
 	@echo 'make demo   export, serve and measure on a study, results in out/demo  [DATA=path] [WINDOW="-1350 150"]'
 	@echo 'make test   the tests'
-	@echo 'make slow   the tests that take longer than half a minute each'
 	@echo 'make check  format, lint, types, floors, tests: what CI runs'
 	@echo 'make setup  only the environment, .venv'
 	@echo 'make lock   resolve pyproject.toml anew into constraints.txt'
@@ -43,17 +42,14 @@ demo: $(READY)
 	@$(BIN)/coronanet demo $(if $(DATA),'$(DATA)') $(if $(WINDOW),--window $(WINDOW))
 
 test: $(READY)
-	@$(BIN)/pytest -m 'not slow'
-
-slow: $(READY)
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest
 
 check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest
 
 clean:
 	rm -rf out bundles runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache triton_repo/*/1

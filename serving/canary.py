@@ -8,7 +8,6 @@ out. The differences between backends and precisions that export's gates let pas
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from ..engines.base import Tensors
 from ..engines.places import cache_home
 from ..engines.predictor import IMAGE
+from ..engines.triton_wire import ServedStep
 from ..model.phantom import make_labelled_phantom
 from .probe import Probe, ProbeError
 from .repository import CONFIG, INDEX, VERSION
@@ -35,15 +35,6 @@ ABSOLUTE, RELATIVE = 0.05, 0.1
 DISAGREEMENT = 0.2
 #: Pixels that may differ whatever the masks hold: those at the edge of a small lesion.
 FEW_PIXELS = 64
-
-
-@dataclass(frozen=True)
-class ServedStep:
-    """A model of the ensemble, and the ensemble's tensor behind each of its inputs and outputs."""
-
-    model: str
-    reads: Mapping[str, str]
-    writes: Mapping[str, str]
 
 
 @dataclass(frozen=True)

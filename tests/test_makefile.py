@@ -32,11 +32,7 @@ def test_check_ends_with_the_tests_and_starts_with_the_format() -> None:
     plan = _plan("check")
     steps = ("ruff format --check", "ruff check", "basedpyright", "lint-imports", "bin/pytest")
     assert [step for _, step in sorted((plan.index(step), step) for step in steps)] == list(steps)
-    assert plan.rstrip().endswith("bin/pytest -m 'not slow'")
-
-
-def test_slow_runs_what_check_leaves_out() -> None:
-    assert _plan("slow").rstrip().endswith("bin/pytest -m slow")
+    assert plan.rstrip().endswith("bin/pytest")
 
 
 def test_the_environment_comes_before_the_tests_and_from_the_lock() -> None:

@@ -160,14 +160,12 @@ def test_peers_are_measured_in_the_same_rounds_and_those_that_cannot_say_why(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     ways = [Way(Choice("torch", "fp32")), ORT]
-    report = measure_engines(one, ways, [1], image, plan=Plan(6, 20.0), rule=QUICK, extras=Extras(peers=all_peers()))
+    report = measure_engines(one, ways, [1], image, plan=Plan(6, 200.0), rule=QUICK, extras=Extras(peers=all_peers()))
     found = {result.case.peer: result for result in report.peers}
     assert found.keys() >= {"torch eager", "torch channels-last", "torch bf16", "onnxruntime defaults"}
     assert found["torch eager"].max_difference == pytest.approx(0, abs=1e-4)
     assert 0 < (found["torch bf16"].max_difference or 0) < 1
-    # One that took its share of the time with its first round sits the others out.
-    assert {len(result.rounds_ns) for result in report.peers} <= {1, 2}
-    assert len(found["onnxruntime defaults"].rounds_ns) == len(report.results[0].rounds_ns) == 2
+    assert {len(result.rounds_ns) for result in report.peers} == {len(report.results[0].rounds_ns)} == {2}
     reasons = {item.what: item.reason for item in report.skipped}
     assert "needs a C++ compiler" in reasons[f"{TASK} torch.compile"]
     if "torch cuda fp16" not in found:
@@ -276,7 +274,12 @@ def test_a_baseline_fails_on_a_slowdown_alone_and_on_ratios(tmp_path: Path, caps
     code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
     value = json.loads(out)
     (found,) = value["comparisons"]
-    assert 1.3 < found["ratio"] < 8, "the yardstick takes away the machine, and a busy one moves by the rest"
+    # What this run and the file really hold, the machine's own changes between the two among it.
+    case, yard = (
+        np.median(np.concatenate(value[key][0]["rounds_ns"])) / np.median(np.concatenate(earlier[key][0]["rounds_ns"]))
+        for key in ("results", "yardsticks")
+    )
+    assert found["ratio"] == pytest.approx(case / yard, rel=0.2)
     # Half of what the yardstick moved by is in the floor, and a factor of four is a great deal.
     assert found["noise_floor"] == pytest.approx(1, rel=0.3)
 

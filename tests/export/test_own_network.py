@@ -162,6 +162,7 @@ def test_the_command_exports_it_with_slices_of_the_users_own(
     evidence: list[dict[str, Any]] = [file["evidence"] for file in made["files"] if "evidence" in file]
     assert {each["images"] for each in evidence} == {"2 slices of the user's own"}
     # A way that this CPU cannot run, such as bf16 on one that has none, has no evidence.
+    assert all(way["evidence"] or way["verdict"] == "not_run" for way in made["ranking"])
     assert {way["evidence"]["reference"] for way in made["ranking"] if way["evidence"]} == {"torch fp32"}
 
 
