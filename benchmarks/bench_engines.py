@@ -4,28 +4,29 @@ import importlib.util
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Engine, Tensors
 from ..engines.bundle import Bundle
+from ..engines.cuda_engine import CudaEngine
 from ..engines.open import Backend, is_installed, open_engine
 from ..engines.ranking import Ranking
-from ..engines.tensorrt_engine import TensorRtEngine
 from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import TaskName
 from .engine_results import case_of, engine_result, peer_result
 from .fresh import METHOD as FRESH_METHOD
 from .fresh import measure_fresh
-from .gpu import measure_load, measure_stages
+from .gpu import Staged, measure_load, measure_stages
 from .inputs import batch_of, describe
 from .memory import Growth, available_bytes
 from .nvml import open_gpus, why_no_nvml
 from .peers import Peer
 from .protocol import Method, PeerCase, Protocol, observe
 from .report import Ceilings, EngineReport, EngineResult, Fresh, PeerResult, Skipped, Yardstick
-from .timing import Call, Plan, Rounds, WarmUp, WarmUpRule, interleave, warm_up
+from .timing import NS_PER_MS, Call, Plan, Rounds, WarmUp, WarmUpRule, interleave, warm_up
 from .trtexec import TRTEXEC, run_trtexec
 from .ways import Way, open_way
 from .yardstick import DESCRIPTION, NAME, make_yardstick
@@ -169,9 +170,10 @@ def _measure_group(
         _add_roofline(run, bundle, way)
     for peer, difference in differences.items():
         case = PeerCase(task=name, peer=peer.name, batch=batch, threads=None)
-        run.peers.append(
-            peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
-        )
+        found = peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
+        engine = beside[peer]
+        stages = measure_stages(engine, feeds) if isinstance(engine, Staged) else None
+        run.peers.append(found.model_copy(update={"stages": stages}))
     if run.extras.peers and any(way.on_gpu for way in fitting):
         _measure_trtexec(run, bundle, batch)
 
@@ -285,7 +287,7 @@ def _measure_fresh(
 
 def _add_what_a_gpu_tells(run: _Run, result: EngineResult, engine: Engine, feeds: Tensors) -> EngineResult:
     """A call taken apart, and the board under steady load; nothing for an engine that runs on a CPU."""
-    if not isinstance(engine, TensorRtEngine):
+    if not isinstance(engine, CudaEngine):
         return result
     load = None
     with open_gpus() as gpus:
@@ -304,11 +306,16 @@ def _add_roofline(run: _Run, bundle: Bundle, way: Way) -> None:
     from .roofline import roofline
 
     try:
-        found = roofline(bundle, way, result.case.batch, result.statistics.p50_ms, ceilings)
+        found = roofline(bundle, way, result.case.batch, _kernels_ms(result), ceilings)
     except UsageError as error:
         run.skip(f"{result.case} roofline", hide_folder(bundle, error))
         return
     run.results[-1] = result.model_copy(update={"roofline": found})
+
+
+def _kernels_ms(result: EngineResult) -> float:
+    """The median of a call, of its kernels alone where it was taken apart."""
+    return result.statistics.p50_ms if result.stages is None else median(result.stages.compute_ns) / NS_PER_MS
 
 
 def _measure_ceilings(run: _Run, ways: Sequence[Way]) -> None:

@@ -13,6 +13,7 @@ from .page.cli import report
 from .serving_cli import serving
 from .study_cli import study
 from .triage_cli import triage
+from .untrained_cli import untrained
 from .waterfall_cli import waterfall
 
 
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(table)
     bench.command()(report)
     bench.command()(triage)
+    bench.command()(untrained)
     app.add_typer(bench, name="bench")
 
 

@@ -2,10 +2,10 @@
 
 from ..engines.base import Engine
 from ..engines.bundle import Bundle
+from ..engines.cuda_engine import CudaEngine
 from ..engines.open import file_precision
 from ..engines.predictor import Choice
 from ..engines.ranking import Ranking
-from ..engines.tensorrt_engine import TensorRtEngine
 from ..model.tasks import TaskName
 from .noise import noise_floor
 from .peers import Peer
@@ -23,7 +23,7 @@ def case_of(name: TaskName, way: Way, batch: int, engine: Engine) -> EngineCase:
         precision=choice.precision,
         batch=batch,
         threads=choice.threads,
-        graphs=engine.replays_graphs if isinstance(engine, TensorRtEngine) else way.graphs,
+        graphs=engine.replays_graphs if isinstance(engine, CudaEngine) else way.graphs,
     )
 
 

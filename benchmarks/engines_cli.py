@@ -129,7 +129,7 @@ def _measure(
     from .bench_engines import Extras, engine_protocol, measure_engines
     from .compare import check_same, compare
     from .inputs import phantom_slices
-    from .peers import all_peers
+    from .peers import peers_beside
     from .report import read_engines
 
     image = phantom_slices()
@@ -147,7 +147,7 @@ def _measure(
             image,
             plan=asked.plan,
             rule=asked.rule,
-            extras=Extras(fresh=fresh, roofline=roofline, peers=all_peers() if peers else ()),
+            extras=Extras(fresh=fresh, roofline=roofline, peers=peers_beside(asked.ways) if peers else ()),
             protocol=protocol,
             rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
             advance=advance,

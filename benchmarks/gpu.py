@@ -1,9 +1,10 @@
 """What only a GPU has: a call taken apart, and the board's clocks, power and energy under steady load."""
 
 import time
+from typing import Protocol, runtime_checkable
 
 from ..engines.base import Tensors
-from ..engines.tensorrt_engine import TensorRtEngine
+from ..engines.cuda_engine import CudaEngine, StageTimes
 from .nvml import Gpu, watch
 from .report import GpuLoad, Stages
 
@@ -12,7 +13,14 @@ STAGED_CALLS = 50
 STEADY_S = 2.0
 
 
-def measure_stages(engine: TensorRtEngine, feeds: Tensors, *, calls: int = STAGED_CALLS) -> Stages:
+@runtime_checkable
+class Staged(Protocol):
+    """An engine on the GPU, of ours or a peer's, that can take a call apart."""
+
+    def time_stages(self, feeds: Tensors) -> StageTimes: ...
+
+
+def measure_stages(engine: Staged, feeds: Tensors, *, calls: int = STAGED_CALLS) -> Stages:
     """Copies in, kernels and copies out of ``calls`` calls, after one that is not counted."""
     engine.time_stages(feeds)
     taken = [engine.time_stages(feeds) for _ in range(calls)]
@@ -23,7 +31,7 @@ def measure_stages(engine: TensorRtEngine, feeds: Tensors, *, calls: int = STAGE
     )
 
 
-def measure_load(engine: TensorRtEngine, feeds: Tensors, batch: int, gpu: Gpu, *, seconds: float = STEADY_S) -> GpuLoad:
+def measure_load(engine: CudaEngine, feeds: Tensors, batch: int, gpu: Gpu, *, seconds: float = STEADY_S) -> GpuLoad:
     """The GPU while one caller asks without a pause."""
     calls = 0
 

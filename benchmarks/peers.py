@@ -3,20 +3,21 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from ..engines.base import Engine, EngineBase, Tensors, check_feeds
-from ..engines.bundle import WEIGHTS, Bundle, FileRecord
+from ..engines.bundle import WEIGHTS, Bundle, FileRecord, Precision
+from ..engines.cuda_engine import StageTimes
 from ..model.errors import MissingPackageError, UsageError
-
-if TYPE_CHECKING:
-    pass
+from .ways import Way
 
 Run = Callable[[Tensors], dict[str, NDArray[Any]]]
 EXTRAS = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu"}
@@ -31,6 +32,7 @@ class Peer:
     name: str
     description: str
     open_engine: Callable[[Bundle], Engine]
+    device: Literal["cpu", "gpu"] = "cpu"
 
 
 class PeerEngine(EngineBase):
@@ -49,6 +51,12 @@ class PeerEngine(EngineBase):
         return self._run(feeds)
 
 
+def peers_beside(ways: Iterable[Way]) -> tuple[Peer, ...]:
+    """The peers on the devices that the ways run on, GPU and CPU."""
+    devices = {"gpu" if way.on_gpu else "cpu" for way in ways}
+    return tuple(peer for peer in all_peers() if peer.device in devices)
+
+
 def all_peers() -> tuple[Peer, ...]:
     """Everybody, whether they can run here or not."""
     return (
@@ -62,52 +70,153 @@ def all_peers() -> tuple[Peer, ...]:
         Peer("torch.compile", "torch.compile (inductor), float32", lambda bundle: _torch(bundle, compiled=True)),
         Peer("onnxruntime defaults", "an InferenceSession of network.fp32.onnx, no options", _onnxruntime),
         Peer("openvino defaults", "compile_model(network.fp32.onnx, 'CPU'), no options", _openvino),
+        Peer("torch cuda", "torch on the GPU, float32, as it comes", _torch_cuda, "gpu"),
         Peer(
             "torch cuda fp16",
-            "torch on the GPU, half precision, channels last, copies counted",
-            lambda bundle: _torch(bundle, last=True, kind="float16", device="cuda"),
+            "torch on the GPU, half precision, channels last",
+            lambda bundle: _torch_cuda(bundle, kind="float16"),
+            "gpu",
+        ),
+        Peer(
+            "torch cuda fp16 graph",
+            "torch on the GPU, half precision, channels last, replayed as a CUDA graph",
+            lambda bundle: _torch_cuda(bundle, kind="float16", how="graph"),
+            "gpu",
         ),
         Peer(
             "torch.compile cuda fp16",
-            "torch.compile (inductor) on the GPU, half precision, channels last, copies counted",
-            lambda bundle: _torch(bundle, last=True, kind="float16", device="cuda", compiled=True),
+            "torch.compile (inductor) on the GPU, half precision, channels last",
+            lambda bundle: _torch_cuda(bundle, kind="float16", how="compile"),
+            "gpu",
         ),
-        Peer("onnxruntime cuda", "an InferenceSession on the CUDA provider, network.fp32.onnx", _onnxruntime_cuda),
+        Peer(
+            "onnxruntime cuda",
+            "an InferenceSession of network.fp32.onnx on the CUDA provider, no options",
+            lambda bundle: _onnxruntime_cuda(bundle, "fp32"),
+            "gpu",
+        ),
+        Peer(
+            "onnxruntime cuda fp16",
+            "an InferenceSession of network.fp16.onnx on the CUDA provider, no options",
+            lambda bundle: _onnxruntime_cuda(bundle, "fp16"),
+            "gpu",
+        ),
     )
 
 
-def _torch(
-    bundle: Bundle, *, last: bool = False, kind: str = "float32", device: str = "cpu", compiled: bool = False
-) -> Engine:
-    """The card's network in torch; ``last``: channels last in memory."""
+def _torch(bundle: Bundle, *, last: bool = False, kind: str = "float32", compiled: bool = False) -> Engine:
+    """The card's network in torch on the CPU; ``last``: channels last in memory."""
     _require("torch")
     import torch
 
-    from ..model.networks import build
-    from ..model.weights import load_network
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"this torch ({torch.__version__}) finds no CUDA GPU")
     if compiled:
-        _require_compiler(device)
-    if not bundle.has_code:
-        raise UsageError("the code of this network is not at hand")
+        _require_compiler("cpu")
     dtype: torch.dtype = getattr(torch, kind)
-    module = load_network(bundle.card, bundle.path / WEIGHTS, bundle.builder or build).to(device, dtype)
+    module = _load(bundle).to(dtype)
     if last:
-        module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        module = module.to(memory_format=torch.channels_last)
     run: Callable[..., Any] = torch.compile(module) if compiled else module
     record = bundle.require("network")
     name, answer = record.inputs[0].name, record.outputs[0].name
 
     def infer(feeds: Tensors) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():
-            pixels = torch.from_numpy(feeds[name]).to(device, dtype)
+            pixels = torch.from_numpy(feeds[name]).to(dtype)
             if last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            return {answer: run(pixels).float().cpu().numpy()}
+            return {answer: run(pixels).float().numpy()}
 
     return PeerEngine(record, infer)
+
+
+def _load(bundle: Bundle) -> Any:
+    """The card's network as a torch module with its weights."""
+    from ..model.networks import build
+    from ..model.weights import load_network
+
+    if not bundle.has_code:
+        raise UsageError("the code of this network is not at hand")
+    return load_network(bundle.card, bundle.path / WEIGHTS, bundle.builder or build)
+
+
+class TorchCudaPeer(PeerEngine):
+    """Torch on the GPU: a copy up, the network, a copy down, as a user writes them, and the same with waits between."""
+
+    def __init__(
+        self, record: FileRecord, upload: Callable[[Any], Any], network: Callable[[Any], Any], wait: Callable[[], None]
+    ) -> None:
+        super().__init__(record, self._call)
+        self._name, self._answer = record.inputs[0].name, record.outputs[0].name
+        self._upload, self._network, self._wait = upload, network, wait
+
+    def time_stages(self, feeds: Tensors) -> StageTimes:
+        self._wait()
+        marks = [time.perf_counter_ns()]
+        value: Any = feeds[self._name]
+        for stage in (self._upload, self._network, _download):
+            value = stage(value)
+            self._wait()
+            marks.append(time.perf_counter_ns())
+        return StageTimes(*(end - start for start, end in pairwise(marks)))
+
+    def _call(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        return {self._answer: _download(self._network(self._upload(feeds[self._name])))}
+
+
+def _download(logits: Any) -> NDArray[Any]:
+    return logits.float().cpu().numpy()
+
+
+def _torch_cuda(
+    bundle: Bundle, *, kind: str = "float32", how: Literal["eager", "graph", "compile"] = "eager"
+) -> Engine:
+    """The card's network in torch on the GPU; in half precision with the channels last in memory."""
+    _require("torch")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError(f"this torch ({torch.__version__}) finds no CUDA GPU")
+    if how == "compile":
+        _require_compiler("cuda")
+    dtype: torch.dtype = getattr(torch, kind)
+    layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
+    module = _load(bundle).to("cuda", dtype, memory_format=layout)
+    run: Callable[[Any], Any] = torch.compile(module, dynamic=False) if how == "compile" else module
+    graphs: dict[int, tuple[Any, Any, Any]] = {}
+
+    def upload(pixels: NDArray[Any]) -> Any:
+        return torch.from_numpy(pixels).to("cuda").to(dtype, memory_format=layout)
+
+    def replay(pixels: Any) -> Any:
+        if len(pixels) not in graphs:
+            graphs[len(pixels)] = _capture(module, pixels)
+        graph, given, taken = graphs[len(pixels)]
+        given.copy_(pixels)
+        graph.replay()
+        return taken
+
+    def network(pixels: Any) -> Any:
+        with torch.inference_mode():
+            return replay(pixels) if how == "graph" else run(pixels)
+
+    return TorchCudaPeer(bundle.require("network"), upload, network, torch.cuda.synchronize)
+
+
+def _capture(module: Any, pixels: Any) -> tuple[Any, Any, Any]:
+    """A CUDA graph of a batch size, and the tensors that it reads and writes; warmed up as torch's manual has it."""
+    import torch
+
+    given = pixels.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            module(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        taken = module(given)
+    return graph, given, taken
 
 
 def _require_compiler(device: str) -> None:
@@ -126,15 +235,18 @@ def _onnxruntime(bundle: Bundle) -> Engine:
     return _session(bundle, onnxruntime.InferenceSession(_file(bundle), providers=["CPUExecutionProvider"]))
 
 
-def _onnxruntime_cuda(bundle: Bundle) -> Engine:
+def _onnxruntime_cuda(bundle: Bundle, precision: Precision) -> Engine:
     _require("onnxruntime")
     import onnxruntime
 
+    from ..engines.onnxruntime_cuda_engine import load_libraries
+
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise UsageError("this onnxruntime has no CUDA provider: pip install 'coronanet[gpu]' without the cpu extra")
+    load_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(_file(bundle), options, providers=[CUDA_PROVIDER])
+    session = onnxruntime.InferenceSession(_file(bundle, precision), options, providers=[CUDA_PROVIDER])
     # Without a GPU it falls back to the CPU and says nothing.
     if CUDA_PROVIDER not in session.get_providers():
         raise UsageError(
@@ -165,8 +277,8 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _file(bundle: Bundle) -> Path:
-    return bundle.file(bundle.require("network"))
+def _file(bundle: Bundle, precision: Precision = "fp32") -> Path:
+    return bundle.file(bundle.require("network", precision))
 
 
 def _require(package: str) -> None:

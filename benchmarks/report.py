@@ -131,7 +131,8 @@ class RooflineRecord(StrictModel):
     """A call under the roof: the sum over its layers of the larger of computing and moving data.
 
     ``flops`` and ``bytes`` are of all layers, ``compute_bound_ms`` of ``bound_ms`` lies in layers that computing holds.
-    ``share`` is ``bound_ms`` over the measured median: what is left is 1 less that. Above 1, the engine did less than
+    ``share`` is ``bound_ms`` over the measured median, on a GPU that of the kernels without the copies: what is left
+    is 1 less that. Above 1, the engine did less than
     the graph says: it fused layers, or what one wrote was still in a near cache when the next one read it. ``layers``
     are those with the largest bounds.
     """
@@ -204,6 +205,7 @@ class PeerResult(StrictModel):
     rounds_ns: tuple[tuple[int, ...], ...]
     statistics: Statistics
     noise_floor: float | None
+    stages: Stages | None = None
     warnings: tuple[str, ...]
 
     @property

@@ -13,7 +13,7 @@ KEPT_LAYERS = 10
 
 
 def roofline(bundle: Bundle, way: Way, batch: int, p50_ms: float, ceilings: Ceilings) -> RooflineRecord:
-    """One measured call under the roof.
+    """One measured call under the roof; ``p50_ms`` is what the kernels took.
 
     Raises:
         UsageError: the graph's shapes cannot be inferred.

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from ..engines.base import Engine
 from ..engines.bundle import Bundle, Precision
-from ..engines.open import BACKENDS, PRECISIONS, Backend, open_engine
+from ..engines.open import BACKENDS, GPU_BACKENDS, PRECISIONS, Backend, open_engine
 from ..engines.predictor import Choice
 
 
@@ -22,7 +22,7 @@ class Way:
 
     @property
     def on_gpu(self) -> bool:
-        return self.choice.backend == "tensorrt"
+        return self.choice.backend in GPU_BACKENDS
 
     def to_dict(self) -> dict[str, Any]:
         choice = self.choice
@@ -45,7 +45,7 @@ def all_ways(backends: Sequence[Backend], precisions: Sequence[Precision], threa
         for backend in BACKENDS
         for precision in PRECISIONS[backend]
         if backend in backends and precision in precisions
-        for graphs in ((True, False) if backend == "tensorrt" else (None,))
+        for graphs in ((True, False) if backend in GPU_BACKENDS else (None,))
     ]
 
 
@@ -56,8 +56,10 @@ def open_way(bundle: Bundle, way: Way) -> Engine:
         CoronanetError: as `open_engine`.
     """
     choice = way.choice
-    if way.graphs is False:
-        from ..engines.tensorrt_engine import open_tensorrt
-
-        return open_tensorrt(bundle, choice.precision, graphs=False)
-    return open_engine(bundle, backend=choice.backend, precision=choice.precision, threads=choice.threads)
+    return open_engine(
+        bundle,
+        backend=choice.backend,
+        precision=choice.precision,
+        threads=choice.threads,
+        graphs=way.graphs is not False,
+    )

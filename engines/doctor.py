@@ -5,12 +5,14 @@ import importlib.util
 import platform
 import re
 import sys
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .machine import Machine, installed_version, observe_machine
+from .machine import NOT_INSTALLED, Machine, installed_version, observe_machine
 from .nvidia import Nvidia, observe_nvidia
+from .places import ROOT
 from .trials import Trial, run_trials
 
 #: The modules that each verb imports beyond the core packages, once the weights that ship have been exported.
@@ -105,16 +107,28 @@ def examine() -> Diagnosis:
     machine = observe_machine()
     nvidia = observe_nvidia(machine)
     return Diagnosis(
-        coronanet=installed_version("coronanet") or "not installed",
+        coronanet=installed_version("coronanet") or NOT_INSTALLED,
         python=platform.python_version(),
         machine=machine,
         nvidia=nvidia,
-        packages=list_packages(importlib.metadata.requires("coronanet") or []),
+        packages=list_packages(_requirements()),
         triton_server=installed_version("nvidia-pytriton") if find_server() else None,
         trials=run_trials(),
         verbs=tuple(diagnose(name, modules) for name, modules in VERBS.items()),
         problems=(*find_problems(), *([nvidia.problem] if nvidia.problem else [])),
     )
+
+
+def _requirements() -> list[str]:
+    """What is asked for, as metadata spells it; of pyproject.toml where the checkout is run without being installed."""
+    try:
+        return importlib.metadata.requires("coronanet") or []
+    except importlib.metadata.PackageNotFoundError:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    return project["dependencies"] + [
+        f'{each}; extra == "{extra}"' for extra, asked in extras.items() for each in asked
+    ]
 
 
 def list_packages(requirements: list[str]) -> tuple[Package, ...]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ..model.card import StrictModel
 
+#: Instead of a version, where a checkout is run as it is.
+NOT_INSTALLED = "not installed"
 CPUINFO = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
 #: What Linux calls the instructions that decide how fast a network runs, by the name that people use.

@@ -9,7 +9,7 @@ from .base import Engine, TensorSpec
 from .bundle import Bundle, Graph, Precision
 from .tensorrt_runtime import installed_runtimes
 
-Backend = Literal["torch", "onnxruntime", "openvino", "tensorrt"]
+Backend = Literal["torch", "onnxruntime", "openvino", "onnxruntime_cuda", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 #: What each backend computes in, and the precision of the ONNX file that it reads for it, or that its plan was built
 #: from. bf16 is arithmetic only: the file stays fp32.
@@ -17,16 +17,31 @@ PRECISIONS: dict[Backend, dict[Precision, Precision]] = {
     "torch": {"fp32": "fp32"},
     "onnxruntime": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "onnxruntime_cuda": {"fp32": "fp32", "fp16": "fp16"},
     "tensorrt": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
 }
-EXTRAS: dict[Backend, str] = {"torch": "train", "onnxruntime": "cpu", "openvino": "cpu", "tensorrt": "rtx"}
+EXTRAS: dict[Backend, str] = {
+    "torch": "train",
+    "onnxruntime": "cpu",
+    "openvino": "cpu",
+    "onnxruntime_cuda": "gpu",
+    "tensorrt": "rtx",
+}
+#: What brings a backend that is not named after its package.
+PACKAGES: dict[Backend, str] = {"onnxruntime_cuda": "onnxruntime-gpu"}
+#: Those that run on the GPU; the others run on the CPU.
+GPU_BACKENDS: frozenset[Backend] = frozenset({"onnxruntime_cuda", "tensorrt"})
 
 
 def is_installed(backend: Backend) -> bool:
-    """Whether the backend can be imported; TensorRT in either of its forms."""
-    if backend == "tensorrt":
-        return bool(installed_runtimes())
-    return importlib.util.find_spec(backend) is not None
+    """Whether the backend can be imported; TensorRT in either of its forms. Whether it works here is not asked."""
+    match backend:
+        case "tensorrt":
+            return bool(installed_runtimes())
+        case "onnxruntime_cuda":
+            return _has_cuda_provider()
+        case _:
+            return importlib.util.find_spec(backend) is not None
 
 
 def open_engine(
@@ -36,6 +51,7 @@ def open_engine(
     backend: Backend | Literal["auto"] = "onnxruntime",
     precision: Precision = "fp32",
     threads: int | None = None,
+    graphs: bool = True,
     unproved: bool = False,
 ) -> Engine:
     """One graph of a bundle, ready to run.
@@ -46,6 +62,7 @@ def open_engine(
         backend: a backend, or ``auto``: the fastest backend and precision that passed the gates on this machine, as
             recorded, or measured now where nothing is; ``precision`` plays no part then.
         threads: threads for one inference; None leaves the choice to the backend.
+        graphs: whether a GPU replays a CUDA graph for each batch size.
         unproved: whether to open a TensorRT plan that has never run too, as the gates must.
 
     Raises:
@@ -67,7 +84,7 @@ def open_engine(
             raise UsageError(f"{graph} has no TensorRT plan: run it on onnxruntime")
         from .tensorrt_engine import open_tensorrt
 
-        return open_tensorrt(bundle, precision, unproved=unproved)
+        return open_tensorrt(bundle, precision, unproved=unproved, graphs=graphs)
     record = bundle.require(graph, file_precision(backend, precision))
     if backend == "torch":
         _require(backend)
@@ -82,6 +99,7 @@ def open_engine(
         backend=backend,
         precision=precision,
         threads=threads,
+        graphs=graphs,
     )
 
 
@@ -94,8 +112,10 @@ def open_onnx(
     backend: Backend,
     precision: Precision,
     threads: int | None = None,
+    graphs: bool = True,
 ) -> Engine:
-    """An ONNX file of a bundle, wherever it was copied to, on a backend that reads ONNX.
+    """An ONNX file of a bundle, wherever it was copied to, on a backend that reads ONNX; ``graphs`` as in
+    ``open_engine``.
 
     Raises:
         MissingPackageError: the backend is not installed.
@@ -113,6 +133,10 @@ def open_onnx(
 
             arithmetic = "bf16" if precision == "bf16" else "fp32"
             return OpenVinoEngine(path, inputs, outputs, max_batch, precision=arithmetic, threads=threads)
+        case "onnxruntime_cuda":
+            from .onnxruntime_cuda_engine import OnnxRuntimeCudaEngine
+
+            return OnnxRuntimeCudaEngine(path, inputs, outputs, max_batch, graphs=graphs)
         case "torch" | "tensorrt":
             raise UsageError(f"{backend} does not run {path}: open the bundle with backend='{backend}'")
 
@@ -131,6 +155,16 @@ def file_precision(backend: Backend, precision: Precision) -> Precision:
     return files[precision]
 
 
+def _has_cuda_provider() -> bool:
+    """Whether the ONNX Runtime that is installed was built for CUDA, by its files, since importing it takes a while."""
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        return False
+    return any((Path(found.origin).parent / "capi").glob("*onnxruntime_providers_cuda.*"))
+
+
 def _require(backend: Backend) -> None:
     if not is_installed(backend):
-        raise MissingPackageError(backend, purpose=f"the {backend} backend", extra=EXTRAS[backend])
+        raise MissingPackageError(
+            PACKAGES.get(backend, backend), purpose=f"the {backend} backend", extra=EXTRAS[backend]
+        )

@@ -240,7 +240,7 @@ def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
 @cache
 def _machine() -> tuple[tuple[str, str], ...]:
     seen = observe_machine()
-    names = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+    names = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
     found = {name: version for name in names if (version := installed_version(name)) is not None}
     of_cpu = {"cpu": seen.cpu, "cpu_features": " ".join(seen.cpu_features), "cores": str(seen.cores)}
     return tuple({**of_cpu, **({"gpus": "; ".join(seen.gpus)} if seen.gpus else {}), **found}.items())

@@ -1,32 +1,18 @@
 """A TensorRT plan on the GPU."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..model.errors import RefusedError, UsageError
-from .base import DYNAMIC, EngineBase, Tensors, TensorSpec, check_feeds
+from ..model.errors import RefusedError
+from .base import TensorSpec
 from .bundle import Bundle, PlanTarget, Precision
-from .cuda_memory import Buffer, Cuda, open_cuda
+from .cuda_engine import CudaEngine, shape_of
 from .plans import choose_plan, find_hosts, require_plans
 from .proofs import refuse_unproved
 from .tensorrt_errors import failure, refusal
 from .tensorrt_runtime import TensorRT, load_runtime
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Nanoseconds of one call by stage, each with the wait for its end: copies in, kernels, copies out."""
-
-    upload_ns: int
-    compute_ns: int
-    download_ns: int
 
 
 def open_tensorrt(
@@ -66,8 +52,8 @@ def open_tensorrt(
     )
 
 
-class TensorRtEngine(EngineBase):
-    """A plan with an execution context, a stream and pinned buffers for the largest batch, all of its own.
+class TensorRtEngine(CudaEngine):
+    """A plan with an execution context of its own.
 
     Args:
         path: the plan.
@@ -91,98 +77,33 @@ class TensorRtEngine(EngineBase):
         weights: Path | None = None,
         graphs: bool = True,
     ) -> None:
-        super().__init__(inputs, outputs, max_batch)
         self._runtime = load_runtime(target.runtime)
-        self._cuda: Cuda = open_cuda()
+        super().__init__(inputs, outputs, max_batch, graphs=graphs)
         try:
             self._engine = load_plan(self._runtime, path, target, weights)
             _check_tensors(self._runtime, self._engine, path, (*inputs, *outputs))
             self._context: Any = self._engine.create_execution_context()
             if self._context is None:
                 raise failure(f"cannot run {path.name}", self._runtime.messages)
-            self._buffers = self._bind()
+            self._allocate()
+            for name, buffer in self._buffers.items():
+                self._context.set_tensor_address(name, buffer.address)
         except BaseException:
             self._cuda.close()
             raise
-        self._graphs: dict[int, Callable[[], None]] | None = {} if graphs and self._cuda.captures else None
-
-    @property
-    def replays_graphs(self) -> bool:
-        """Whether calls are replayed as CUDA graphs; what gives CUDA here may not be able to."""
-        return self._graphs is not None
-
-    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        batch = check_feeds(feeds, self.inputs, self.max_batch)
-        for spec in self.inputs:
-            np.copyto(self._view(spec, batch), feeds[spec.name])
-        self._run(batch)
-        self._cuda.synchronise()
-        # The buffers are used again, so the caller gets a copy.
-        return {spec.name: self._view(spec, batch).copy() for spec in self.outputs}
-
-    def time_stages(self, feeds: Tensors) -> StageTimes:
-        """Run ``feeds`` once with a wait after every stage; no CUDA graph, and the answer stays in the buffers.
-
-        The three add up to more than one call takes, by the waits.
-
-        Raises:
-            UsageError: the feeds are not those of this engine, or CUDA failed.
-        """
-        batch = check_feeds(feeds, self.inputs, self.max_batch)
-        for spec in self.inputs:
-            np.copyto(self._view(spec, batch), feeds[spec.name])
-        self._cuda.synchronise()
-        marks = [time.perf_counter_ns()]
-        for stage in (self._upload, self._compute, self._download):
-            stage(batch)
-            self._cuda.synchronise()
-            marks.append(time.perf_counter_ns())
-        return StageTimes(*(end - start for start, end in pairwise(marks)))
 
     def close(self) -> None:
-        self._graphs = None
         self._context = self._engine = None
-        self._cuda.close()
-
-    def _run(self, batch: int) -> None:
-        replay = self._graphs.get(batch) if self._graphs is not None else None
-        if replay is not None:
-            replay()
-            return
-        self._queue(batch)
-        # Captured only now: the first run after a change of shape sets up what a capture may not.
-        if self._graphs is not None and self._runtime.can_capture(self._context, self._cuda.stream):
-            self._cuda.synchronise()
-            self._graphs[batch] = self._cuda.capture(lambda: self._queue(batch))
-
-    def _queue(self, batch: int) -> None:
-        """Copies in, kernels, copies out, all on the stream."""
-        self._upload(batch)
-        self._compute(batch)
-        self._download(batch)
-
-    def _upload(self, batch: int) -> None:
-        for spec in self.inputs:
-            self._context.set_input_shape(spec.name, _shape(spec, batch))
-            self._cuda.upload(self._buffers[spec.name], _size(spec, batch))
+        super().close()
 
     def _compute(self, batch: int) -> None:
+        for spec in self.inputs:
+            self._context.set_input_shape(spec.name, shape_of(spec, batch))
         if not self._context.execute_async_v3(self._cuda.stream):
             raise failure(f"TensorRT cannot run this batch of {batch}", self._runtime.messages)
 
-    def _download(self, batch: int) -> None:
-        for spec in self.outputs:
-            self._cuda.download(self._buffers[spec.name], _size(spec, batch))
-
-    def _bind(self) -> Mapping[str, Buffer]:
-        buffers: dict[str, Buffer] = {}
-        for spec in (*self.inputs, *self.outputs):
-            buffers[spec.name] = self._cuda.buffer(_size(spec, self.max_batch))
-            self._context.set_tensor_address(spec.name, buffers[spec.name].address)
-        return buffers
-
-    def _view(self, spec: TensorSpec, batch: int) -> NDArray[Any]:
-        return self._buffers[spec.name].view(spec.dtype, _shape(spec, batch))
+    def _can_capture(self) -> bool:
+        return self._runtime.can_capture(self._context, self._cuda.stream)
 
 
 def load_plan(runtime: TensorRT, path: Path, target: PlanTarget, weights: Path | None) -> Any:
@@ -216,13 +137,3 @@ def _check_tensors(runtime: TensorRT, engine: Any, path: Path, specs: tuple[Tens
         if found != np.dtype(spec.dtype) or tuple(engine.get_tensor_shape(spec.name)) != spec.shape:
             shape = list(engine.get_tensor_shape(spec.name))
             raise RefusedError(f"{path}: expected {spec}, found {found} {shape}", page="corrupted-file")
-
-
-def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    if DYNAMIC in spec.shape[1:]:
-        raise UsageError(f"a plan needs fixed sizes but for the batch, got {spec}")
-    return (batch, *spec.shape[1:])
-
-
-def _size(spec: TensorSpec, batch: int) -> int:
-    return int(np.prod(_shape(spec, batch))) * np.dtype(spec.dtype).itemsize

@@ -22,7 +22,7 @@ def main(backend: str, precision: Precision, result: Path) -> None:
         match backend:
             case "torch":
                 verdict = _judge(_ask_torch(), precision)
-            case "onnxruntime" | "openvino":
+            case "onnxruntime" | "openvino" | "onnxruntime_cuda":
                 verdict = _judge(_ask_onnx(backend, precision), precision)
             case _:
                 verdict = _build_plan(backend, precision)

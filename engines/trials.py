@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Literal
 
 from .bundle import Precision
-from .open import BACKENDS, EXTRAS, PRECISIONS
+from .open import BACKENDS, EXTRAS, PRECISIONS, is_installed
 
 TIMEOUT_S = 60
 #: The command that brings what a trial needs, by module.
 REMEDIES = {
     **{backend: f"pip install 'coronanet[{EXTRAS[backend]}]'" for backend in BACKENDS},
     "onnx": "pip install 'coronanet[cpu]'",
+    "onnxruntime_cuda": "pip uninstall onnxruntime; pip install 'coronanet[gpu]'",
     "tensorrt": "pip install 'coronanet[gpu]'",
     "tensorrt_rtx": "pip install tensorrt-rtx",
 }
+#: The module of a backend that is not named after it.
+MODULES = {"onnxruntime_cuda": "onnxruntime"}
 #: What a plan can be built in; the file of each is the ONNX graph of that precision.
 PLAN_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
@@ -53,9 +56,9 @@ def run_trials() -> tuple[Trial, ...]:
 
 def try_backend(backend: str, precision: Precision) -> Trial:
     """Run one trial in a process of its own."""
-    for module in (backend, "onnx"):
-        if importlib.util.find_spec(module) is None:
-            return Trial(backend, precision, "missing", f"{module} is not installed", REMEDIES[module])
+    if (missing := _missing(backend)) is not None:
+        what, remedy = missing
+        return Trial(backend, precision, "missing", what, remedy)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         # -P: a file of the folder that doctor is called in is never taken for a package.
@@ -69,6 +72,16 @@ def try_backend(backend: str, precision: Precision) -> Trial:
         answer: dict[str, str] = json.loads(result.read_text(encoding="utf-8"))
     verdict: Literal["works", "builds", "fails"] = answer["verdict"]  # pyright: ignore[reportAssignmentType]
     return Trial(backend, precision, verdict, _without_home(answer["reason"]), None)
+
+
+def _missing(backend: str) -> tuple[str, str] | None:
+    """What a trial needs that is not installed, and the command that brings it."""
+    if backend == "onnxruntime_cuda" and not is_installed(backend):
+        return "the ONNX Runtime here has no CUDA, and two cannot be installed at once", REMEDIES[backend]
+    for module in (MODULES.get(backend, backend), "onnx"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed", REMEDIES[module]
+    return None
 
 
 def _ending(code: int) -> str:

@@ -30,7 +30,7 @@ from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
 from ..window_option import WINDOW, WindowCommand
-from .options import CalibrationMethod, Quantizer
+from .options import MAX_BATCH, CalibrationMethod, Quantizer
 from .plan_target import plan_target
 from .shipped import PRETRAINED, export_all
 from .skew_cli import verify_server
@@ -92,6 +92,7 @@ def export_verb(
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="Dice or AUC that a reduced precision may lose.")
     ] = MARGIN,
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch that the graphs take.")] = MAX_BATCH,
     rebuilds: Annotated[
         int,
         typer.Option(min=1, max=20, help="Build each ONNX network so often, and say what changes from build to build."),
@@ -134,6 +135,7 @@ def export_verb(
             method=calibration,
             quantizer=quantizer,
             margin=margin,
+            max_batch=max_batch,
             rebuilds=rebuilds,
             targets=tuple(targets),
             data=data,

@@ -3,7 +3,6 @@
 import datetime as dt
 import shutil
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from ..engines.bundle import (
     CARD,
     WEIGHTS,
+    BatchRange,
     Bundle,
     FileRecord,
     Gate,
@@ -19,6 +19,7 @@ from ..engines.bundle import (
     Precision,
     hash_file,
 )
+from ..engines.machine import installed_version
 from ..engines.parity import Reference
 from ..model.card import Card
 from ..model.errors import RefusedError
@@ -26,9 +27,9 @@ from .half import convert_to_half
 from .int8 import write_int8
 from .options import Wanted
 from .ranges import judge_ranges, measure_ranges
-from .to_onnx import BATCH, IR_VERSION, OPSET, contract, export_graph
+from .to_onnx import IR_VERSION, OPSET, contract, export_graph
 
-TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 #: Slices that the range preflight reads.
 PREFLIGHT_SLICES = 8
 
@@ -90,7 +91,9 @@ class Making:
         return self._draft(work)
 
     def _draft(self, work: Path) -> Bundle:
-        return Bundle(work, _describe(self._card, work), self._card, "", builder=self._wanted.builder)
+        return Bundle(
+            work, _describe(self._card, work, self._wanted.batch), self._card, "", builder=self._wanted.builder
+        )
 
 
 def onnx_name(graph: Graph, precision: Precision) -> str:
@@ -104,7 +107,7 @@ def _preflight(network: Path, reference: Reference) -> Gate:
     return judge_ranges(network, measure_ranges(network, pixels), real=reference.slices.real)
 
 
-def _describe(card: Card, work: Path) -> Manifest:
+def _describe(card: Card, work: Path, batch: BatchRange) -> Manifest:
     """The manifest before its evidence."""
     files = [_record(work / CARD, kind="card"), _record(work / WEIGHTS, kind="weights")]
     named: tuple[tuple[Graph, Precision], ...] = (
@@ -118,7 +121,7 @@ def _describe(card: Card, work: Path) -> Manifest:
         path = work / onnx_name(graph, precision)
         if path.is_file():
             inputs, outputs = contract(card, graph)
-            interface = {"inputs": inputs, "outputs": outputs, "batch": BATCH, "opset": OPSET, "ir_version": IR_VERSION}
+            interface = {"inputs": inputs, "outputs": outputs, "batch": batch, "opset": OPSET, "ir_version": IR_VERSION}
             files.append(_record(path, kind="onnx", graph=graph, precision=precision).model_copy(update=interface))
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return Manifest(name=card.task, created=created, tools=tool_versions(), files=tuple(files))
@@ -131,5 +134,6 @@ def _record(path: Path, **fields: object) -> FileRecord:
 
 
 def tool_versions() -> dict[str, str]:
-    """The versions of everything that has a say in an exported file."""
-    return {name: metadata.version(name) for name in ("coronanet", *TOOLS)}
+    """The versions of everything that has a say in an exported file; a checkout that is not installed has none."""
+    found = {name: installed_version(name) for name in ("coronanet", *TOOLS)}
+    return {name: version for name, version in found.items() if version is not None}

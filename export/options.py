@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..engines.bundle import PlanTarget
+from ..engines.bundle import BatchRange, PlanTarget
 from ..engines.non_inferiority import MARGIN
 from ..engines.slices import GateSlices
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ..engines.keys import SigningKey
     from ..model.networks import Builder
 
+#: The largest batch of a graph unless the export asks for another.
+MAX_BATCH = 8
 #: How the ranges of an int8 network's activations are read from the training slices.
 CalibrationMethod = Literal["min-max", "entropy", "percentile"]
 #: Who puts the quantize / dequantize pairs into an int8 network.
@@ -28,6 +30,7 @@ class Wanted:
         quantizer: whose ranges and pairs.
         margin: how much Dice or AUC a reduced precision may lose.
         optional: whether a reduced precision that a gate refuses is left out instead of ending the export.
+        max_batch: the largest batch of every graph.
         rebuilds: how often each network is built, to see what changes from build to build.
         targets: what to build TensorRT plans for, one of each network and target.
         builder: makes the network of a card whose family is ``own``.
@@ -40,10 +43,16 @@ class Wanted:
     quantizer: Quantizer = "onnxruntime"
     margin: float = MARGIN
     optional: bool = False
+    max_batch: int = MAX_BATCH
     rebuilds: int = 1
     targets: tuple[PlanTarget, ...] = ()
     builder: "Builder | None" = None
     signer: "SigningKey | None" = None
+
+    @property
+    def batch(self) -> BatchRange:
+        """The batch sizes of every graph; TensorRT tunes its kernels for half of the largest."""
+        return BatchRange(min=1, opt=max(1, self.max_batch // 2), max=self.max_batch)
 
 
 PLAIN = Wanted()

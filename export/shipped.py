@@ -15,7 +15,7 @@ from ..engines.places import ROOT, bundle_home
 from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
-from .options import CalibrationMethod, Quantizer, Wanted
+from .options import MAX_BATCH, CalibrationMethod, Quantizer, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
@@ -81,6 +81,7 @@ def export_all(
     method: CalibrationMethod = "min-max",
     quantizer: Quantizer = "onnxruntime",
     margin: float = MARGIN,
+    max_batch: int = MAX_BATCH,
     rebuilds: int = 1,
     targets: Sequence[PlanTarget] = (),
     data: Path | None,
@@ -92,7 +93,7 @@ def export_all(
 
     Args:
         half, int8: which networks to write beside the fp32 one.
-        optional, method, quantizer, margin, rebuilds, targets, builder, signer: as in ``options.Wanted``.
+        optional, method, quantizer, margin, max_batch, rebuilds, targets, builder, signer: as in ``options.Wanted``.
         data, window: where real slices are, as in ``own_slices.find_slices``.
 
     Raises:
@@ -111,6 +112,7 @@ def export_all(
         quantizer=quantizer,
         margin=margin,
         optional=optional,
+        max_batch=max_batch,
         rebuilds=rebuilds,
         targets=tuple(targets),
         builder=builder,

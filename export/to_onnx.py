@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..engines.base import DYNAMIC
-from ..engines.bundle import BatchRange, Graph, TensorRecord
+from ..engines.bundle import Graph, TensorRecord
 from ..model.card import Card
 from ..model.errors import RefusedError
 from ..model.pixels import Preprocess, build_decide
@@ -23,7 +23,6 @@ from .export_errors import cannot_export
 #: The oldest that torch's exporter writes natively, and TensorRT 10, Triton 24.10 and OpenVINO all read.
 OPSET = 18
 IR_VERSION = 8
-BATCH = BatchRange(min=1, opt=4, max=8)
 #: An odd, non-square slice, so that nothing in a trace can mistake height for width.
 EXAMPLE_GRID = (97, 131)
 NUMPY_NAMES: dict[int, str] = {

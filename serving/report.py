@@ -5,13 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from ..engines.machine import NOT_INSTALLED, installed_version
 from ..model.assessment import Assessment
 from ..model.findings import SliceFindings, StudyFindings
 from ..model.identity import Identity
@@ -120,7 +120,7 @@ def make_report(
     return Report(
         schema_version=SCHEMA_VERSION,
         disclaimer=DISCLAIMER,
-        coronanet=metadata.version("coronanet"),
+        coronanet=installed_version("coronanet") or NOT_INSTALLED,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         input=InputRecord(
             name=study.name,

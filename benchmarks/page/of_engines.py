@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import median
 
+from ...engines.open import GPU_BACKENDS
 from ...pages import svg
 from ..report import Ceilings, EngineReport, EngineResult, PeerResult
 from ..tables import MB, engine_notes, share
@@ -17,6 +18,7 @@ BACKENDS = {
     "torch": svg.PURPLE,
     "onnxruntime": svg.BLUE,
     "openvino": svg.GREEN,
+    "onnxruntime_cuda": svg.SKY,
     "tensorrt": svg.VERMILION,
     "triton": svg.ORANGE,
 }
@@ -208,7 +210,7 @@ def _roofline(report: EngineReport, ceilings: Ceilings, batch: int) -> Section |
     rows: list[list[str]] = []
     for each in report.results:
         roof = each.roofline
-        if roof is None or (each.case.backend == "tensorrt") != on_gpu:
+        if roof is None or (each.case.backend in GPU_BACKENDS) != on_gpu:
             continue
         seconds = roof.bound_ms / roof.share / 1000
         key = Key(way(each), BACKENDS.get(each.case.backend, svg.GREY), None, SHAPES[each.case.precision])

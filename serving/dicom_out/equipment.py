@@ -4,10 +4,10 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 from pydicom.uid import UID
 
+from ...engines.machine import NOT_INSTALLED, installed_version
 from ...model.errors import UsageError
 from ...model.tasks import TaskName
 from ..overlay import DISCLAIMER
@@ -31,7 +31,7 @@ class Equipment:
 
     @classmethod
     def of(cls, models: Sequence[ModelRecord]) -> "Equipment":
-        return cls(metadata.version("coronanet"), tuple(models))
+        return cls(installed_version("coronanet") or NOT_INSTALLED, tuple(models))
 
     @property
     def serial_number(self) -> str:

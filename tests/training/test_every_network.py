@@ -17,7 +17,8 @@ from coronanet.engines.slices import phantom_slices
 from coronanet.engines.torch_engine import TorchEngine
 from coronanet.export.census import take_census
 from coronanet.export.half import convert_to_half
-from coronanet.export.to_onnx import BATCH, contract, export_graph
+from coronanet.export.options import MAX_BATCH
+from coronanet.export.to_onnx import contract, export_graph
 from coronanet.model.card import Card, Geometry, Network
 from coronanet.model.networks import CLASSIFIERS, SEGMENTERS
 from coronanet.model.networks.efficientnet import COEFFICIENTS
@@ -137,10 +138,10 @@ def predictor(card: Card, network: nn.Module | Path) -> Predictor:
     edges: dict[Graph, nn.Module] = {"preprocess": Preprocess(card), "decide": build_decide(card)}
     inputs, outputs = specs(card, "network")
     if isinstance(network, Path):
-        engine = OnnxRuntimeEngine(network, inputs, outputs, BATCH.max, threads=1)
+        engine = OnnxRuntimeEngine(network, inputs, outputs, MAX_BATCH, threads=1)
     else:
-        engine = TorchEngine(network, inputs, outputs, BATCH.max)
-    preprocess, decide = (TorchEngine(module, *specs(card, graph), BATCH.max) for graph, module in edges.items())
+        engine = TorchEngine(network, inputs, outputs, MAX_BATCH)
+    preprocess, decide = (TorchEngine(module, *specs(card, graph), MAX_BATCH) for graph, module in edges.items())
     return Predictor(preprocess, engine, decide)
 
 
