@@ -16,6 +16,7 @@ from .compare_cli import VaryOption
 from .options import FAILED, BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
 
 if TYPE_CHECKING:
+    from .peers import Peer
     from .report import EngineReport
     from .timing import Plan, WarmUpRule
     from .ways import Way
@@ -64,6 +65,9 @@ def engines(
     peers: Annotated[
         bool, typer.Option("--peers", help="The same weights by other means, in the same turns: torch, defaults.")
     ] = False,
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="One peer alone, such as 'torch bf16'; again for more.")
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLES", help="Compare with the bundles of another folder, in the same turns."),
@@ -81,14 +85,16 @@ def engines(
     The input is the synthetic phantom at 512 x 512 through the bundle's own preprocessing. With --baseline both runs
     are divided by a yardstick that was measured in the same turns, so that the machine's own changes do not count.
     """
+    from .peers import peers_beside
     from .tables import comparisons_table, details_table, engine_notes, engines_table, gpu_table, peers_table
     from .timing import Plan, WarmUpRule
     from .ways import all_ways
 
-    if against is not None and (baseline is not None or peers or batch == UP):
+    ways = all_ways(names("--backend", backend, BACKENDS), names("--precision", precision, PRECISION_NAMES), threads)
+    if against is not None and (baseline is not None or peers or peer or batch == UP):
         raise UsageError(f"--against compares two folders of bundles: leave --baseline, --peers and --batch {UP} out")
     batches = None if batch == UP else numbers("--batch", batch)
-    ways = all_ways(names("--backend", backend, BACKENDS), names("--precision", precision, PRECISION_NAMES), threads)
+    beside = peers_beside(ways, peer or ()) if peers or peer else ()
     asked = _Asked(
         bundles=_provide(ctx, bundles, names("--task", task, TASK_NAMES)),
         ways=ways,
@@ -99,7 +105,7 @@ def engines(
     if against is not None:
         report = _measure_against(ctx, asked, against)
     else:
-        report = _measure(asked, baseline, vary or (), fresh=fresh, roofline=roofline, peers=peers)
+        report = _measure(asked, baseline, vary or (), fresh=fresh, roofline=roofline, peers=beside)
     slower = [str(each.case) for each in report.comparisons if each.verdict == "slower"] if baseline else []
     failure = f"slower than {baseline}: {', '.join(slower)}" if slower else None
     publish(report, out_file, as_json, failure)
@@ -123,13 +129,12 @@ def engines(
 
 
 def _measure(
-    asked: _Asked, baseline: Path | None, vary: Sequence[str], *, fresh: bool, roofline: bool, peers: bool
+    asked: _Asked, baseline: Path | None, vary: Sequence[str], *, fresh: bool, roofline: bool, peers: "tuple[Peer, ...]"
 ) -> "EngineReport":
     from ..engines.ranking import read_ranking
     from .bench_engines import Extras, engine_protocol, measure_engines
     from .compare import check_same, compare
     from .inputs import phantom_slices
-    from .peers import peers_beside
     from .report import read_engines
 
     image = phantom_slices()
@@ -147,7 +152,7 @@ def _measure(
             image,
             plan=asked.plan,
             rule=asked.rule,
-            extras=Extras(fresh=fresh, roofline=roofline, peers=peers_beside(asked.ways) if peers else ()),
+            extras=Extras(fresh=fresh, roofline=roofline, peers=peers),
             protocol=protocol,
             rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
             advance=advance,

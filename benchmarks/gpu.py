@@ -9,6 +9,8 @@ from .nvml import Gpu, watch
 from .report import GpuLoad, Stages
 
 STAGED_CALLS = 50
+#: Slow calls are taken apart less often: as many as fit into this, and never fewer than that.
+STAGED_S, LEAST_STAGED = 1.0, 5
 #: NVML's energy counter moves some ten times a second, so anything shorter says nothing.
 STEADY_S = 2.0
 
@@ -21,9 +23,12 @@ class Staged(Protocol):
 
 
 def measure_stages(engine: Staged, feeds: Tensors, *, calls: int = STAGED_CALLS) -> Stages:
-    """Copies in, kernels and copies out of ``calls`` calls, after one that is not counted."""
+    """Copies in, kernels and copies out of ``calls`` calls, fewer of slow ones, after one that is not counted."""
     engine.time_stages(feeds)
-    taken = [engine.time_stages(feeds) for _ in range(calls)]
+    deadline = time.perf_counter() + STAGED_S
+    taken: list[StageTimes] = []
+    while len(taken) < calls and (len(taken) < LEAST_STAGED or time.perf_counter() < deadline):
+        taken.append(engine.time_stages(feeds))
     return Stages(
         upload_ns=tuple(one.upload_ns for one in taken),
         compute_ns=tuple(one.compute_ns for one in taken),

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -51,10 +51,19 @@ class PeerEngine(EngineBase):
         return self._run(feeds)
 
 
-def peers_beside(ways: Iterable[Way]) -> tuple[Peer, ...]:
-    """The peers on the devices that the ways run on, GPU and CPU."""
+def peers_beside(ways: Iterable[Way], names: Sequence[str] = ()) -> tuple[Peer, ...]:
+    """The peers on the devices that the ways run on, GPU and CPU; ``names`` picks some of all, in their order.
+
+    Raises:
+        UsageError: no peer has such a name.
+    """
+    known = {peer.name: peer for peer in all_peers()}
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"no peer '{unknown[0]}': expected one of {', '.join(known)}")
+    if names:
+        return tuple(peer for name, peer in known.items() if name in names)
     devices = {"gpu" if way.on_gpu else "cpu" for way in ways}
-    return tuple(peer for peer in all_peers() if peer.device in devices)
+    return tuple(peer for peer in known.values() if peer.device in devices)
 
 
 def all_peers() -> tuple[Peer, ...]:

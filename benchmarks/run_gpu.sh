@@ -3,8 +3,11 @@
 #
 #   benchmarks/run_gpu.sh [--out DIR] [--bundles DIR] [--minutes N] [--task NAMES]
 #
-# Leaves one folder (out/gpu unless given) with JSON, a page where this version makes one, and what was skipped and why;
-# prints a short table last. Without a GPU it does the same with what is left. Exit code 1 where nothing was measured.
+# Leaves one folder (out/gpu unless given) with a JSON file a network, a page, and what was skipped and why; prints a
+# short table last. Without a GPU it does the same with what is left. Exit code 1 where nothing was measured.
+#
+# On a GPU the first network is a U-Net with 32 features at 512 x 512 that has learnt nothing, since it is the one that
+# others can be held against; batches are 1, 8 and 32.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,6 +30,7 @@ while (($#)); do
 	shift 2
 done
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || usage
+IFS=, read -ra tasks <<< "$tasks"
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -50,10 +54,7 @@ python=$root/.venv/bin/python
 	echo 'no python3 found: install Python 3.11 or newer' >&2
 	exit 2
 }
-
-coronanet() {
-	"$python" -P -m coronanet "$@"
-}
+run=("$python" -P -m coronanet)
 
 # step NAME SHARE COMMAND…: runs it for at most SHARE percent of all the time and never past the end; its last complaint
 # is the reason where it fails.
@@ -76,7 +77,20 @@ step() {
 	return "$code"
 }
 
-run=("$python" -P -m coronanet)
+# export_to DIR SOURCE: a bundle of one network. Files that a gate refuses are left out, which is exit code 1 and no
+# reason to stop.
+export_to() {
+	step "export-$(basename "$2")" 40 "${run[@]}" export "$2" --fp16 --max-batch 32 "${plans[@]}" --out "$1" > /dev/null || true
+}
+
+# measure NAME SHARE DIR TASK OPTION…: one network, into NAME.json.
+measure() {
+	local name=$1 share=$2 folder=$3 task=$4
+	shift 4
+	step "$name" "$share" "${run[@]}" bench engines --bundles "$folder" --task "$task" --out "$out/$name.json" "$@" > "$out/$name.txt" || return 1
+	measured+=("$out/$name.json")
+}
+
 gpu=no
 if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; then
 	gpu=yes
@@ -86,57 +100,74 @@ else
 fi
 
 step doctor 15 "${run[@]}" doctor --json > "$out/doctor.json" || rm -f "$out/doctor.json"
-
-if [[ -z $bundles ]]; then
-	bundles=$out/bundles
-	plans=()
-	[[ $gpu = yes ]] && plans=(--tensorrt)
-	# Files that a gate refuses are left out of a bundle, which is exit code 1 and no reason to stop.
-	step export 40 "${run[@]}" export --fp16 "${plans[@]}" --out "$bundles" > /dev/null || true
+plans=()
+# TensorRT may be here and not run on this GPU: its trial says so.
+if "$python" -c '
+import json, sys
+trials = json.load(open(sys.argv[1]))["trials"]
+sys.exit(not any(each["backend"].startswith("tensorrt") and each["verdict"] == "works" for each in trials))
+' "$out/doctor.json" 2> /dev/null; then
+	plans=(--tensorrt)
 elif [[ $gpu = yes ]]; then
-	for bundle in "$bundles"/*/; do
-		step "verify-$(basename "$bundle")" 10 "${run[@]}" verify "$bundle" > /dev/null || true
-	done
-fi
-
-options=(--bundles "$bundles" --task "$tasks" --max-seconds $((minutes > 4 ? 10 : minutes)))
-# A CPU has its batches in `bench engines --batch up`; here it is only what a GPU is held against.
-batches=$([[ $gpu = yes ]] && echo up || echo 1,2)
-if step engines 60 "${run[@]}" bench engines "${options[@]}" --batch "$batches" --peers --out "$out/engines.json" > "$out/engines.txt"; then
-	# The same again, short: what this machine calls a difference where there is none.
-	for side in a b; do
-		step "again-$side" 10 "${run[@]}" bench engines "${options[@]}" --no-fresh --no-roofline --repeats 50 \
-			--out "$out/again-$side.json" > /dev/null || break
-	done
-	if [[ -f $out/again-b.json ]]; then
-		step compare 5 "${run[@]}" bench compare "$out/again-a.json" "$out/again-b.json" --out "$out/compare.json" \
-			> "$out/compare.txt" || true
-	fi
+	skip tensorrt 'it is not here, or does not run on this GPU: see doctor.json'
 fi
 
 if [[ $gpu = yes ]]; then
-	skip serving "a GPU is served by NVIDIA's container, see docs/tensorrt.md; coronanet demo measures the CPU's server"
+	[[ -d $out/unet32 ]] || step untrained 10 "${run[@]}" bench untrained "$out/unet32" > /dev/null || true
+	# All at once: nothing is timed yet but how they rank, and their exports are one core's work each.
+	export_to "$out/unet32-bundles" "$out/unet32" &
 fi
-if coronanet bench report --help > /dev/null 2>&1; then
-	if [[ -f $out/engines.json ]]; then
-		step page 10 "${run[@]}" bench report "$out/engines.json" --out "$out/report.html" > /dev/null || true
-	fi
+if [[ -z $bundles ]]; then
+	bundles=$out/bundles
+	for task in "${tasks[@]}"; do
+		export_to "$bundles" "$task" &
+	done
+elif ((${#plans[@]})); then
+	for task in "${tasks[@]}"; do
+		step "verify-$task" 10 "${run[@]}" verify "$bundles/$task" > /dev/null &
+	done
+fi
+wait
+
+measured=()
+if [[ $gpu = yes ]]; then
+	options=(--backend 'torch_cuda,onnxruntime_cuda,tensorrt' --precision fp16 --batch '1,8,32' --max-seconds 3 --no-fresh)
+	# Compiling takes most of a minute for each network, so one is enough.
+	measure unet32 45 "$out/unet32-bundles" binary_segmentation "${options[@]}" --peers || true
+	for task in "${tasks[@]}"; do
+		measure "$task" 30 "$bundles" "$task" "${options[@]}" --peer 'torch cuda' --peer 'torch cuda fp16' \
+			--peer 'torch cuda fp16 graph' --peer 'onnxruntime cuda fp16' || true
+	done
+	skip serving "a GPU is served by NVIDIA's container, see docs/tensorrt.md; coronanet demo measures the CPU's server"
 else
-	skip page 'this version has no coronanet bench report'
+	for task in "${tasks[@]}"; do
+		measure "$task" 60 "$bundles" "$task" --batch 1,2 --max-seconds "$((minutes > 4 ? 10 : minutes))" --peers || true
+	done
+fi
+
+if ((${#measured[@]})); then
+	# One of them again, short: what this machine calls a difference where there is none.
+	name=$(basename "${measured[-1]}" .json)
+	again=(bench engines --bundles "$bundles" --no-fresh --no-roofline --repeats 50 --max-seconds 2)
+	[[ $name != unet32 ]] || again=()
+	for side in a b; do
+		((${#again[@]})) && step "again-$side" 10 "${run[@]}" "${again[@]}" --task "$name" --out "$out/again-$side.json" > /dev/null || break
+	done
+	if [[ -f $out/again-b.json ]]; then
+		step compare 5 "${run[@]}" bench compare "$out/again-a.json" "$out/again-b.json" --out "$out/compare.json" > "$out/compare.txt" || true
+	fi
+	step page 10 "${run[@]}" bench report "${measured[@]}" --out "$out/report.html" > /dev/null || true
 fi
 
 echo
-if [[ -f $out/engines.json ]]; then
-	coronanet bench table "$out/engines.json"
-	if [[ -f $out/compare.txt ]]; then
-		echo
-		cat "$out/compare.txt"
-	fi
-fi
+for file in "${measured[@]}"; do
+	"${run[@]}" bench table "$file"
+done
+[[ ! -f $out/compare.txt ]] || cat "$out/compare.txt"
 if [[ -s $skipped ]]; then
 	echo
 	echo 'skipped:'
 	sed 's/^/  /' "$skipped"
 fi
 echo "written: $out"
-[[ -f $out/engines.json ]]
+((${#measured[@]}))

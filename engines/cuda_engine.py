@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import UsageError
 from .base import DYNAMIC, EngineBase, Tensors, TensorSpec, check_feeds
-from .cuda_memory import Buffer, Cuda, open_cuda
+from .cuda_memory import Buffer, Cuda
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,21 @@ class CudaEngine(EngineBase):
     An engine of a kind says how a batch is queued on the stream (``_compute``), from and to the buffers.
 
     Args:
+        cuda: the GPU; it belongs to the engine.
         graphs: whether copies and kernels of a batch size are captured on its first use and replayed afterwards.
-
-    Raises:
-        UsageError: no GPU, or no memory on it.
     """
 
     def __init__(
-        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch: int, *, graphs: bool
+        self,
+        cuda: Cuda,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        max_batch: int,
+        *,
+        graphs: bool,
     ) -> None:
         super().__init__(inputs, outputs, max_batch)
-        self._cuda: Cuda = open_cuda()
+        self._cuda = cuda
         self._buffers: Mapping[str, Buffer] = {}
         self._graphs: dict[int, Callable[[], None]] | None = {} if graphs and self._cuda.captures else None
         #: Of the kernels alone, for the clock.

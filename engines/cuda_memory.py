@@ -3,7 +3,7 @@
 Three packages give it: cuda-python, torch, pycuda. The first that is there and finds a GPU is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,7 +78,12 @@ def open_cuda() -> Cuda:
             reasons.append(str(error))
     if not reasons:
         raise MissingPackageError("cuda-python", purpose="running a TensorRT plan", extra="rtx")
-    raise UsageError(
+    raise no_gpu(reasons)
+
+
+def no_gpu(reasons: Sequence[str]) -> UsageError:
+    """The error where every package that could ask for a GPU has a reason why there is none."""
+    return UsageError(
         f"no NVIDIA GPU can be used here ({'; '.join(reasons)}): run elsewhere, or choose another backend",
         page="no-gpu",
     )

@@ -1,6 +1,8 @@
 """CUDA through torch, where torch was built with it."""
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -35,14 +37,23 @@ class TorchCuda:
         self._memory[device.data_ptr()] = host, device
         return Buffer(host.numpy(), device.data_ptr())
 
+    def tensor(self, buffer: Buffer, kind: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        """The first bytes of a buffer's half on the GPU."""
+        _, device = self._memory[buffer.address]
+        return device[: math.prod(shape) * kind.itemsize].view(kind).view(shape)
+
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the stream torch's own for a block."""
+        return torch.cuda.stream(self._stream)
+
     def upload(self, buffer: Buffer, size: int) -> None:
         host, device = self._memory[buffer.address]
-        with torch.cuda.stream(self._stream):
+        with self.current():
             device[:size].copy_(host[:size], non_blocking=True)
 
     def download(self, buffer: Buffer, size: int) -> None:
         host, device = self._memory[buffer.address]
-        with torch.cuda.stream(self._stream):
+        with self.current():
             host[:size].copy_(device[:size], non_blocking=True)
 
     def synchronise(self) -> None:
@@ -55,7 +66,7 @@ class TorchCuda:
         self._graphs.append(graph)
 
         def replay() -> None:
-            with torch.cuda.stream(self._stream):
+            with self.current():
                 graph.replay()
 
         return replay

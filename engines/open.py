@@ -9,14 +9,15 @@ from .base import Engine, TensorSpec
 from .bundle import Bundle, Graph, Precision
 from .tensorrt_runtime import installed_runtimes
 
-Backend = Literal["torch", "onnxruntime", "openvino", "onnxruntime_cuda", "tensorrt"]
+Backend = Literal["torch", "onnxruntime", "openvino", "torch_cuda", "onnxruntime_cuda", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 #: What each backend computes in, and the precision of the ONNX file that it reads for it, or that its plan was built
-#: from. bf16 is arithmetic only: the file stays fp32.
+#: from. bf16 is arithmetic only: the file stays fp32, as it does on torch_cuda, which casts the weights itself.
 PRECISIONS: dict[Backend, dict[Precision, Precision]] = {
     "torch": {"fp32": "fp32"},
     "onnxruntime": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "torch_cuda": {"fp32": "fp32", "fp16": "fp32"},
     "onnxruntime_cuda": {"fp32": "fp32", "fp16": "fp16"},
     "tensorrt": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
 }
@@ -24,13 +25,16 @@ EXTRAS: dict[Backend, str] = {
     "torch": "train",
     "onnxruntime": "cpu",
     "openvino": "cpu",
+    "torch_cuda": "train",
     "onnxruntime_cuda": "gpu",
     "tensorrt": "rtx",
 }
 #: What brings a backend that is not named after its package.
-PACKAGES: dict[Backend, str] = {"onnxruntime_cuda": "onnxruntime-gpu"}
+PACKAGES: dict[Backend, str] = {"torch_cuda": "torch for CUDA", "onnxruntime_cuda": "onnxruntime-gpu"}
+#: Those that read the ONNX files of a bundle.
+ONNX_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino", "onnxruntime_cuda")
 #: Those that run on the GPU; the others run on the CPU.
-GPU_BACKENDS: frozenset[Backend] = frozenset({"onnxruntime_cuda", "tensorrt"})
+GPU_BACKENDS: frozenset[Backend] = frozenset({"torch_cuda", "onnxruntime_cuda", "tensorrt"})
 
 
 def is_installed(backend: Backend) -> bool:
@@ -39,7 +43,9 @@ def is_installed(backend: Backend) -> bool:
         case "tensorrt":
             return bool(installed_runtimes())
         case "onnxruntime_cuda":
-            return _has_cuda_provider()
+            return _has_file("onnxruntime", "capi/*onnxruntime_providers_cuda.*")
+        case "torch_cuda":
+            return _has_file("torch", "lib/*torch_cuda.*")
         case _:
             return importlib.util.find_spec(backend) is not None
 
@@ -91,6 +97,14 @@ def open_engine(
         from .torch_engine import open_torch
 
         return open_torch(bundle, graph, record)
+    if backend == "torch_cuda":
+        _require(backend)
+        if graph != "network":
+            raise UsageError(f"{graph} has no form for {backend}: run it on onnxruntime")
+        from .torch_cuda_engine import open_torch_cuda
+
+        half = precision == "fp16"
+        return open_torch_cuda(bundle, record, precision="fp16" if half else "fp32", graphs=graphs)
     return open_onnx(
         bundle.file(record),
         tuple(tensor.spec for tensor in record.inputs),
@@ -137,7 +151,7 @@ def open_onnx(
             from .onnxruntime_cuda_engine import OnnxRuntimeCudaEngine
 
             return OnnxRuntimeCudaEngine(path, inputs, outputs, max_batch, graphs=graphs)
-        case "torch" | "tensorrt":
+        case "torch" | "torch_cuda" | "tensorrt":
             raise UsageError(f"{backend} does not run {path}: open the bundle with backend='{backend}'")
 
 
@@ -155,12 +169,10 @@ def file_precision(backend: Backend, precision: Precision) -> Precision:
     return files[precision]
 
 
-def _has_cuda_provider() -> bool:
-    """Whether the ONNX Runtime that is installed was built for CUDA, by its files, since importing it takes a while."""
-    found = importlib.util.find_spec("onnxruntime")
-    if found is None or found.origin is None:
-        return False
-    return any((Path(found.origin).parent / "capi").glob("*onnxruntime_providers_cuda.*"))
+def _has_file(package: str, pattern: str) -> bool:
+    """Whether an installed package has such a file: what it was built for, without the seconds that importing takes."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None and any(Path(found.origin).parent.glob(pattern))
 
 
 def _require(backend: Backend) -> None:

@@ -24,7 +24,7 @@ from .base import DYNAMIC, Engine
 from .bundle import Bundle, Evidence, Gate, Precision, Verdict
 from .machine import installed_version, observe_machine
 from .non_inferiority import MARGIN, judge, margin_of
-from .open import PRECISIONS, Backend, file_precision, is_installed
+from .open import GPU_BACKENDS, PRECISIONS, Backend, file_precision, is_installed
 from .own_slices import find_slices
 from .parity import Reference, compare
 from .places import cache_home, data_home
@@ -197,7 +197,7 @@ def worth_it(ways: Sequence[Ranked], precision: Precision) -> Gate:
         passed = [
             way
             for way in ways
-            if way.latency_ms is not None and way.backend != "tensorrt" and _uses(way, precision) == uses_it
+            if way.latency_ms is not None and way.backend not in GPU_BACKENDS and _uses(way, precision) == uses_it
         ]
         return min(passed, key=lambda way: way.latency_ms or 0.0, default=None)
 

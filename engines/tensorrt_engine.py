@@ -9,6 +9,7 @@ from ..model.errors import RefusedError
 from .base import TensorSpec
 from .bundle import Bundle, PlanTarget, Precision
 from .cuda_engine import CudaEngine, shape_of
+from .cuda_memory import open_cuda
 from .plans import choose_plan, find_hosts, require_plans
 from .proofs import refuse_unproved
 from .tensorrt_errors import failure, refusal
@@ -78,7 +79,7 @@ class TensorRtEngine(CudaEngine):
         graphs: bool = True,
     ) -> None:
         self._runtime = load_runtime(target.runtime)
-        super().__init__(inputs, outputs, max_batch, graphs=graphs)
+        super().__init__(open_cuda(), inputs, outputs, max_batch, graphs=graphs)
         try:
             self._engine = load_plan(self._runtime, path, target, weights)
             _check_tensors(self._runtime, self._engine, path, (*inputs, *outputs))

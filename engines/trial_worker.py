@@ -22,6 +22,8 @@ def main(backend: str, precision: Precision, result: Path) -> None:
         match backend:
             case "torch":
                 verdict = _judge(_ask_torch(), precision)
+            case "torch_cuda":
+                verdict = _judge(_ask_torch_cuda(precision), precision)
             case "onnxruntime" | "openvino" | "onnxruntime_cuda":
                 verdict = _judge(_ask_onnx(backend, precision), precision)
             case _:
@@ -39,13 +41,24 @@ def _judge(logits: Any, precision: Precision) -> tuple[str, str]:
 
 
 def _ask_torch() -> Any:
-    import torch
-
     from .torch_engine import TorchEngine
+
+    return TorchEngine(_convolution(), (INPUT,), (OUTPUT,), 1).infer({INPUT.name: trial_pixels()})[OUTPUT.name]
+
+
+def _ask_torch_cuda(precision: Any) -> Any:
+    from .torch_cuda_engine import TorchCudaEngine
+
+    with TorchCudaEngine(_convolution(), (INPUT,), (OUTPUT,), 1, precision=precision) as engine:
+        return engine.infer({INPUT.name: trial_pixels()})[OUTPUT.name]
+
+
+def _convolution() -> Any:
+    import torch
 
     convolution = torch.nn.Conv2d(1, len(trial_weights()), 3, padding=1, bias=False)
     convolution.load_state_dict({"weight": torch.from_numpy(trial_weights())})
-    return TorchEngine(convolution, (INPUT,), (OUTPUT,), 1).infer({INPUT.name: trial_pixels()})[OUTPUT.name]
+    return convolution
 
 
 def _ask_onnx(backend: Any, precision: Precision) -> Any:

@@ -20,12 +20,13 @@ TIMEOUT_S = 60
 REMEDIES = {
     **{backend: f"pip install 'coronanet[{EXTRAS[backend]}]'" for backend in BACKENDS},
     "onnx": "pip install 'coronanet[cpu]'",
+    "torch_cuda": "pip install torch, from the index of your CUDA: https://pytorch.org/get-started/locally",
     "onnxruntime_cuda": "pip uninstall onnxruntime; pip install 'coronanet[gpu]'",
     "tensorrt": "pip install 'coronanet[gpu]'",
     "tensorrt_rtx": "pip install tensorrt-rtx",
 }
 #: The module of a backend that is not named after it.
-MODULES = {"onnxruntime_cuda": "onnxruntime"}
+MODULES = {"torch_cuda": "torch", "onnxruntime_cuda": "onnxruntime"}
 #: What a plan can be built in; the file of each is the ONNX graph of that precision.
 PLAN_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
@@ -78,6 +79,8 @@ def _missing(backend: str) -> tuple[str, str] | None:
     """What a trial needs that is not installed, and the command that brings it."""
     if backend == "onnxruntime_cuda" and not is_installed(backend):
         return "the ONNX Runtime here has no CUDA, and two cannot be installed at once", REMEDIES[backend]
+    if backend == "torch_cuda" and not is_installed(backend):
+        return "the torch here was built without CUDA", REMEDIES[backend]
     for module in (MODULES.get(backend, backend), "onnx"):
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed", REMEDIES[module]

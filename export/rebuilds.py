@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..engines.bundle import Bundle, Evidence, Manifest, Precision
 from ..engines.non_inferiority import judge
-from ..engines.open import file_precision
+from ..engines.open import ONNX_BACKENDS, file_precision
 from ..engines.parity import Reference, compare, labels_of
 from ..engines.predictor import Choice, Predictor
 from ..engines.ranking import candidates
@@ -66,7 +66,7 @@ def _with(evidence: Evidence, figures: dict[str, float]) -> Evidence:
 def _run_all(bundle: Bundle, reference: Reference) -> dict[Choice, Build]:
     """Every way that this machine can run."""
     found: dict[Choice, Build] = {}
-    for choice in (each for each in candidates(bundle) if each.backend != "tensorrt"):
+    for choice in (each for each in candidates(bundle) if each.backend in ONNX_BACKENDS):
         try:
             predictor = Predictor.open(bundle, choice)
         except UsageError:  # such as bf16 on a CPU that has none

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..engines.bundle import WEIGHTS, FileRecord, Manifest, hash_file
+from ..engines.machine import NOT_INSTALLED
 from ..model.card import Card
 
 SBOM = "sbom.json"
@@ -33,7 +34,7 @@ def bill_of_materials(manifest: Manifest, card: Card) -> dict[str, Any]:
     files = [_file(record) for record in manifest.files]
     packages = [_package(name, version) for name, version in manifest.tools.items() if name != MAKER]
     parts: list[str] = [part["bom-ref"] for part in (*files, *packages)]
-    maker = {"type": "application", "name": MAKER, "version": manifest.tools[MAKER]}
+    maker = {"type": "application", "name": MAKER, "version": manifest.tools.get(MAKER, NOT_INSTALLED)}
     content = {
         "metadata": {
             "timestamp": manifest.created,

@@ -18,9 +18,9 @@ BACKENDS = {
     "torch": svg.PURPLE,
     "onnxruntime": svg.BLUE,
     "openvino": svg.GREEN,
+    "torch_cuda": svg.ORANGE,
     "onnxruntime_cuda": svg.SKY,
     "tensorrt": svg.VERMILION,
-    "triton": svg.ORANGE,
 }
 SHAPES: "dict[str, svg.Shape]" = {"fp32": "circle", "fp16": "square", "bf16": "triangle", "int8": "diamond"}
 DASHES = {"fp32": "", "fp16": "7 3", "bf16": "2 3", "int8": "9 3 2 3"}

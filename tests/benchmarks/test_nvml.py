@@ -13,7 +13,7 @@ from coronanet.benchmarks import gpu as module
 from coronanet.benchmarks import nvml
 from coronanet.benchmarks.gpu import measure_load, measure_stages
 from coronanet.benchmarks.nvml import Gpu, gpu_moments, open_gpus, watch, why_no_nvml
-from coronanet.engines import cuda_engine, tensorrt_engine
+from coronanet.engines import tensorrt_engine
 from coronanet.engines.base import TensorSpec
 from coronanet.engines.bundle import PlanTarget
 from coronanet.engines.cuda_memory import Buffer
@@ -159,7 +159,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TensorRtEn
         def create_execution_context(self) -> Context:
             return Context()
 
-    monkeypatch.setattr(cuda_engine, "open_cuda", lambda: cuda)
+    monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: cuda)
     monkeypatch.setattr(tensorrt_engine, "load_runtime", lambda _: Planted())
     monkeypatch.setattr(tensorrt_engine, "load_plan", lambda *_: Planted())
     monkeypatch.setattr(tensorrt_engine, "_check_tensors", lambda *_: None)
