@@ -189,4 +189,4 @@ def _measure_against(ctx: typer.Context, asked: _Asked, folder: Path) -> "Engine
 
 
 def _provide(ctx: typer.Context, folder: Path | None, tasks: Sequence[TaskName]) -> dict[TaskName, Bundle]:
-    return {name: bundle for name, bundle in provide(ctx)(folder).items() if name in tasks}
+    return dict(provide(ctx)(folder, tasks=tasks))

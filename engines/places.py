@@ -1,14 +1,14 @@
 """Where things are: bundles, data, and what this machine remembers."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import platformdirs
 
 from ..model.errors import UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import TASK_NAMES, TaskName
 from .bundle import Bundle
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class BundleProvider(Protocol):
     """Opens the bundles in a folder (None: the usual place), exporting the weights that ship where they are not there
-    yet; with a ``key`` it exports nothing, and takes only what that key signed."""
+    yet; with a ``key`` it exports nothing, and takes only what that key signed. Of the ``tasks`` alone."""
 
-    def __call__(self, folder: Path | None, /, *, key: "PublicKey | None" = None) -> Mapping[TaskName, Bundle]: ...
+    def __call__(
+        self, folder: Path | None, /, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] = TASK_NAMES
+    ) -> Mapping[TaskName, Bundle]: ...
 
 
 def cache_home() -> Path:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 PRETRAINED = ROOT / "model" / "pretrained"
 
 
-def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> dict[TaskName, Bundle]:
-    """The bundles of the four tasks in ``folder`` (None: the usual place), exported first where they are not there.
+def provide_bundles(
+    folder: Path | None, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] = TASK_NAMES
+) -> dict[TaskName, Bundle]:
+    """The bundles of the ``tasks`` in ``folder`` (None: the usual place), exported first where they are not there.
 
     In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced;
     in a folder that the user names it is left alone. With a ``key`` every bundle must carry its signature, and is taken
@@ -39,7 +41,7 @@ def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> d
     """
     home = bundle_home(folder)
     bundles: dict[TaskName, Bundle] = {}
-    for name in TASK_NAMES:
+    for name in tasks:
         if (home / name / MANIFEST).is_file():
             bundle = Bundle.open(home / name, key=key)
             if bundle.card.task != name:
@@ -48,7 +50,7 @@ def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> d
                 )
             if folder is not None or key is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
-    if missing := [name for name in TASK_NAMES if name not in bundles]:
+    if missing := [name for name in tasks if name not in bundles]:
         if key is not None:
             raise UsageError(
                 f"no bundle at {home / missing[0]}, and what is exported on first use is not signed: "
@@ -56,7 +58,7 @@ def provide_bundles(folder: Path | None, *, key: "PublicKey | None" = None) -> d
             )
         sources = [PRETRAINED / name for name in missing]
         bundles |= export_all(sources, home, half=True, int8=wants_int8(), optional=True, data=None)
-    return {name: bundles[name] for name in TASK_NAMES}
+    return {name: bundles[name] for name in tasks}
 
 
 def holds(bundle: Bundle, source: Path) -> bool:

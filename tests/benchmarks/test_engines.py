@@ -55,7 +55,7 @@ def one(tiny_bundle: Bundle) -> dict[TaskName, Bundle]:
 @pytest.fixture
 def tiny_cli(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> None:
     """The verb finds the small network wherever it looks for bundles."""
-    monkeypatch.setattr(cli, "provide_bundles", lambda _: {TASK: tiny_bundle})
+    monkeypatch.setattr(cli, "provide_bundles", lambda _, tasks: {name: tiny_bundle for name in tasks if name == TASK})
 
 
 @pytest.fixture(scope="module")
