@@ -111,7 +111,7 @@ def find_hosts() -> tuple[Host, ...]:
 
     Raises:
         MissingPackageError: no runtime is installed.
-        UsageError: no GPU can be used, or a runtime cannot be imported.
+        UsageError: no GPU can be used, no runtime runs on it, or one cannot be imported.
     """
     runtimes = installed_runtimes()
     if not runtimes:
@@ -119,7 +119,20 @@ def find_hosts() -> tuple[Host, ...]:
     cuda = open_cuda()
     device = cuda.device
     cuda.close()
-    return tuple(Host(name, load_runtime(name).version, device.compute_capability, device.name) for name in runtimes)
+    loaded = [load_runtime(name) for name in runtimes]
+    hosts = tuple(
+        Host(each.name, each.version, device.compute_capability, device.name)
+        for each in loaded
+        if each.takes_gpu(device.compute_capability)
+    )
+    if not hosts:
+        known = ", ".join(capability for each in loaded for capability in each.compute_capabilities())
+        raise UsageError(
+            f"{' and '.join(f'{each.name} {each.version}' for each in loaded)} does not run on {device.name}, compute "
+            f"capability {device.compute_capability}, but on {known} and newer: use tensorrt, or --backend torch_cuda",
+            page="wrong-gpu",
+        )
+    return hosts
 
 
 def _anchor(bundle: Bundle, precision: Precision, hosts: Sequence[Host]) -> Page:

@@ -58,6 +58,15 @@ class TensorRT:
         named = [name[2:] for name in self.api.ComputeCapability.__members__ if name.startswith("SM")]
         return tuple(f"{digits[:-1]}.{digits[-1]}" for digits in named)
 
+    def takes_gpu(self, compute_capability: str) -> bool:
+        """Whether this runtime runs on such a GPU at all: TensorRT-RTX on those it names and on what is newer still.
+
+        It builds for any GPU that it is asked for, Hopper among them, and only when it loads the plan says no.
+        """
+        known = self.compute_capabilities()
+        newest = max(map(numbers_of, known), default=())
+        return not self.is_rtx or compute_capability in known or numbers_of(compute_capability) > newest
+
     def apply_target(self, config: Any, target: PlanTarget) -> None:
         """Tell a builder's configuration what the plan must run on."""
         api = self.api

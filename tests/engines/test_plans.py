@@ -1,11 +1,14 @@
 """Which plan of a set runs on a machine: pure choice, no TensorRT and no GPU."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from coronanet.engines import plans
 from coronanet.engines.bundle import Bundle, FileRecord, PlanTarget, Precision, Runtime
+from coronanet.engines.cuda_memory import Device
 from coronanet.engines.places import bundle_home
-from coronanet.engines.plans import Host, build_command, choose_plan, plan_name, require_plans, runs_on
+from coronanet.engines.plans import Host, build_command, choose_plan, find_hosts, plan_name, require_plans, runs_on
 from coronanet.model.errors import UsageError
 
 H100 = Host("tensorrt", "11.1.0.106", "9.0", "NVIDIA H100")
@@ -130,3 +133,17 @@ def test_a_bundle_in_the_usual_place_is_built_by_its_name(tiny_bundle: Bundle) -
     usual = with_plans(tiny_bundle, path=bundle_home(None) / name)
     assert build_command(usual, "fp16") == f"coronanet export {name} --fp16 --tensorrt"
     assert build_command(usual, "fp32") == f"coronanet export {name} --tensorrt"
+
+
+def test_a_gpu_that_no_runtime_here_takes_is_refused_before_a_portable_plan_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    monkeypatch.setattr(plans, "installed_runtimes", lambda: ("tensorrt_rtx",))
+    hopper = SimpleNamespace(device=Device("NVIDIA H200", "9.0"), close=lambda: None)
+    monkeypatch.setattr(plans, "open_cuda", lambda: hopper)
+    with pytest.raises(UsageError, match=r"tensorrt_rtx \S+ does not run on NVIDIA H200, compute capability 9\.0, but"):
+        find_hosts()
+    ada = SimpleNamespace(device=Device("NVIDIA L4", "8.9"), close=lambda: None)
+    monkeypatch.setattr(plans, "open_cuda", lambda: ada)
+    assert [host.gpu for host in find_hosts()] == ["NVIDIA L4"]

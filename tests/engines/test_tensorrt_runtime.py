@@ -100,3 +100,10 @@ def test_a_runtime_that_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPat
 def test_versions_compare_as_numbers() -> None:
     assert numbers_of("11.10.0.1") > numbers_of("11.9.0.2")
     assert numbers_of("12.0") > numbers_of("8.6")
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("8.6", True), ("9.0", False), ("7.0", False), ("13.0", True)])
+def test_tensorrt_rtx_runs_on_the_gpus_that_it_names_and_on_newer_ones(
+    rtx: TensorRT, capability: str, runs: bool
+) -> None:
+    assert rtx.takes_gpu(capability) is runs
