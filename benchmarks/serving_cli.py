@@ -12,14 +12,13 @@ from ..engines.base import Engine
 from ..engines.bundle import Bundle
 from ..engines.predictor import Choice
 from ..model.errors import MissingPackageError, UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import ENSEMBLE, TaskName
 from .options import FAILED, BundlesOption, CsvOption, OutOption, footer, numbers, progress_bar, provide, publish
 
 if TYPE_CHECKING:
     from .bench_serving import LoadTarget
     from .serving_report import Percentile
 
-ENSEMBLE = "coronanet"
 #: `--model all`: the ensemble and every step of it.
 EVERY = "all"
 AUTO: Final = "auto"

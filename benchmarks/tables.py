@@ -6,7 +6,7 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from .bench_serving import ENSEMBLE
+from ..model.tasks import ENSEMBLE
 from .protocol import EngineCase, LoadCase, PeerCase
 from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Report, Statistics
 from .serving_report import Agreement, LoadResult, RateResult, ServingReport

@@ -12,7 +12,7 @@ from rich.table import Table
 from ..console import JsonOption, emit_json, err, out, warn
 from ..engines.places import BundleProvider, data_home
 from ..model.errors import UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import TRIAGE, TaskName
 
 if TYPE_CHECKING:
     from .bench_triage import TriageReport
@@ -65,7 +65,7 @@ def triage(
         if server is not None:
             from ..engines.triton_engine import TritonEngine
 
-            with TritonEngine(server) as ensemble, TritonEngine(server, model="coronanet_triage") as gated:
+            with TritonEngine(server) as ensemble, TritonEngine(server, model=TRIAGE) as gated:
                 slices = [(sample.group, sample.image) for sample in split.validation]
                 served = measure_served(
                     [*slices, *pictures], ensemble, gated, report.gate.threshold, advance=status.update

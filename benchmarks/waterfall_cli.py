@@ -8,9 +8,9 @@ import typer
 
 from ..console import JsonOption, fail, out, warn
 from ..engines.bundle import Bundle
-from ..model.tasks import TaskName
+from ..model.tasks import ENSEMBLE, TaskName
 from .options import FAILED, BundlesOption, CsvOption, OutOption, footer, numbers, progress_bar, provide, publish
-from .serving_cli import ENSEMBLE, ServerOption, TimeoutOption, choose_engines, need_server
+from .serving_cli import ServerOption, TimeoutOption, choose_engines, need_server
 
 
 def waterfall(

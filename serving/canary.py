@@ -21,10 +21,11 @@ from ..engines.places import cache_home
 from ..engines.predictor import IMAGE
 from ..engines.triton_wire import ServedStep
 from ..model.phantom import make_labelled_phantom
+from ..model.tasks import ENSEMBLE
 from .probe import Probe, ProbeError
 from .repository import CONFIG, INDEX, VERSION
 from .step import open_step
-from .triton_config import ENSEMBLE, parse_config
+from .triton_config import parse_config
 
 #: Part of a cached answer's name: another canary has another one.
 KIND = b"phantom 128, 1"

@@ -8,9 +8,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from coronanet.engines.places import ROOT
+from coronanet.model.tasks import ENSEMBLE
 from coronanet.serving.container import NEWEST, REGISTRY, USER
 from coronanet.serving.repository import CONFIG_PATHS
-from coronanet.serving.triton_config import ENSEMBLE
 
 FOLDER = ROOT / "serving" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -11,10 +11,9 @@ from coronanet.engines.predictor import Choice
 from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
-from coronanet.model.tasks import TaskName
+from coronanet.model.tasks import TRIAGE, TaskName
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
-from coronanet.serving.triton_config import TRIAGE
 from numpy.typing import NDArray
 
 GATE = 0.5
