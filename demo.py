@@ -18,7 +18,7 @@ from .engines.open import BACKENDS
 from .engines.places import BundleProvider, data_home
 from .engines.predictor import Choice
 from .model.errors import UsageError
-from .model.tasks import TaskName
+from .model.tasks import ENSEMBLE, TaskName
 from .window_option import WINDOW, WindowCommand
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _predict(address: str, studies: "Iterator[Study | Unreadable]", folder: Path
 def _bench_serving(
     address: str, bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, Choice]
 ) -> "ServingReport":
-    from .benchmarks.bench_serving import ENSEMBLE, in_process_targets, measure_serving, served_targets
+    from .benchmarks.bench_serving import in_process_targets, measure_serving, served_targets
     from .benchmarks.inputs import phantom_slices
     from .benchmarks.load import LoadPlan
     from .benchmarks.timing import WarmUpRule

@@ -16,7 +16,7 @@ from ..engines.bundle import Bundle
 from ..engines.machine import available_cores
 from ..engines.predictor import Choice, LocalEnsemble
 from ..model.errors import UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import ENSEMBLE, TaskName
 from .bench_rates import Auto, RateTarget, measure_rates
 from .inputs import describe, feeds_for
 from .limits import Point, closed_knee, open_knee, within_budget
@@ -36,8 +36,6 @@ from .serving_report import (
     rate_result,
 )
 from .timing import Call, WarmUp, WarmUpRule, rounds, warm_up
-
-ENSEMBLE = "coronanet"
 
 
 class Source(Protocol):

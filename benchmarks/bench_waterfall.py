@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..engines.base import Tensors
 from ..engines.bundle import Bundle
+from ..engines.triton_connection import Connection, as_connection
 from ..engines.triton_engine import TritonEngine
 from ..engines.triton_wire import failure
 from ..model.errors import UsageError
@@ -49,8 +50,8 @@ NOTHING = StepStatistics(0, 0, 0, 0, 0)
 class Probe(TritonEngine):
     """A served model that notes when each request passed from hand to hand in this process."""
 
-    def __init__(self, address: str, *, model: str, timeout_s: float) -> None:
-        super().__init__(address, model=model, timeout_s=timeout_s)
+    def __init__(self, server: str | Connection, *, model: str, timeout_s: float) -> None:
+        super().__init__(server, model=model, timeout_s=timeout_s)
         # What a trace of yesterday in the same folder cannot have.
         self._name = secrets.token_hex(6)
         self.spans: list[ClientSpan] = []
@@ -71,7 +72,7 @@ class Probe(TritonEngine):
 
 
 def measure_waterfall(
-    address: str,
+    server: str | Connection,
     concurrencies: Sequence[int],
     image: NDArray[np.int16],
     *,
@@ -88,6 +89,7 @@ def measure_waterfall(
     """Take requests apart at every concurrency; every round has a burst untraced, one in process and one traced.
 
     Args:
+        server: ``HOST:PORT`` of its gRPC endpoint, or a connection with TLS or keys.
         image: int16 HU ``[Z, H, W]``; a request carries its first ``batch`` slices.
         local: the same chain in this process, one target a number of streams; none leaves the tax out.
         trace_file: where the server's trace is seen from here, where that is not what the server calls it.
@@ -102,13 +104,13 @@ def measure_waterfall(
     results: list[WaterfallResult] = []
 
     def open_probe() -> Probe:
-        return Probe(address, model=model, timeout_s=timeout_s)
+        return Probe(server, model=model, timeout_s=timeout_s)
 
-    with TritonAdmin(address, timeout_s=timeout_s) as admin:
+    with TritonAdmin(server, timeout_s=timeout_s) as admin:
         file = trace_file or admin.trace_file()
         if file is None:
             raise UsageError(
-                f"the Triton server at {address} was started without a trace: start it with "
+                f"the Triton server at {as_connection(server).address} was started without a trace: start it with "
                 "`coronanet serve --trace FILE` (NVIDIA's container: --trace-config triton,file=FILE)"
             )
         waits_for = admin.waits_for(model)

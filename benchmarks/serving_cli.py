@@ -1,7 +1,6 @@
 """`coronanet bench serving`: the verb."""
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -10,24 +9,30 @@ import typer
 from ..console import JsonOption, err, fail, out, warn
 from ..engines.base import Engine
 from ..engines.bundle import Bundle
+from ..engines.connection_cli import (
+    ServerKeyOption,
+    ServerOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsRootOption,
+    load_connection,
+)
 from ..engines.predictor import Choice
-from ..model.errors import MissingPackageError, UsageError
-from ..model.tasks import TaskName
+from ..model.errors import UsageError
+from ..model.tasks import ENSEMBLE, TaskName
 from .options import FAILED, BundlesOption, CsvOption, OutOption, footer, numbers, progress_bar, provide, publish
 
 if TYPE_CHECKING:
+    from ..engines.triton_connection import Connection
     from .bench_serving import LoadTarget
     from .serving_report import Percentile
 
-ENSEMBLE = "coronanet"
 #: `--model all`: the ensemble and every step of it.
 EVERY = "all"
 AUTO: Final = "auto"
 PERCENTILES: Mapping[str, "Percentile"] = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a running `coronanet serve`.")
-]
 TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Deadline of a request, in seconds.")]
 
 
@@ -35,6 +40,11 @@ def serving(
     ctx: typer.Context,
     *,
     server: ServerOption = None,
+    tls: TlsOption = False,
+    tls_root: TlsRootOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    server_key: ServerKeyOption = None,
     model: Annotated[
         str, typer.Option(help="The ensemble, or steps of it, comma-separated; `all` for it and every step.")
     ] = ENSEMBLE,
@@ -86,17 +96,22 @@ def serving(
     from .serving_tables import limit_lines, rates_table, ratio_lines, serving_notes, serving_table
     from .timing import WarmUpRule
 
-    address = need_server(server, "serving")
+    connection = need_server(
+        load_connection(
+            server, tls=tls, tls_root=tls_root, tls_certificate=tls_certificate, tls_key=tls_key, server_key=server_key
+        ),
+        "serving",
+    )
     rates = _rates(rate)
-    models = _models(address, model, timeout)
+    models = _models(connection, model, timeout)
     if in_process and models != [ENSEMBLE]:
         raise UsageError(f"--in-process measures the whole chain: expected --model {ENSEMBLE}, got {model}")
     streams = numbers("--concurrency", concurrency)
-    program = _program(perf_analyzer)
+    program = _program(perf_analyzer, connection)
     targets = [
         target
         for name in models
-        for target in _targets(address, _client(address, name, timeout), name, streams, batch=batch, program=program)
+        for target in _targets(connection, name, streams, batch=batch, timeout_s=timeout, program=program)
     ]
     opened: Mapping[TaskName, Bundle] = {}
     if in_process:
@@ -135,21 +150,18 @@ def serving(
         raise typer.Exit(FAILED)
 
 
-def need_server(server: str | None, verb: str) -> str:
-    """The address that was given.
+def need_server(connection: "Connection | None", verb: str) -> "Connection":
+    """The server that was given.
 
     Raises:
         UsageError: none was.
-        MissingPackageError: the client is not installed.
     """
-    if server is None:
+    if connection is None:
         raise UsageError(
             f"bench {verb} measures a server that runs: start one with `coronanet serve`, "
             "then pass --server 127.0.0.1:8001"
         )
-    if importlib.util.find_spec("tritonclient") is None:
-        raise MissingPackageError("tritonclient", purpose=f"bench {verb}", extra="serve")
-    return server
+    return connection
 
 
 def choose_engines(bundles: Mapping[TaskName, Bundle]) -> Mapping[TaskName, Choice]:
@@ -172,7 +184,7 @@ def _rates(text: str | None) -> "Sequence[float] | Literal['auto']":
     return list(dict.fromkeys(rates))
 
 
-def _models(address: str, text: str, timeout_s: float) -> list[str]:
+def _models(connection: "Connection", text: str, timeout_s: float) -> list[str]:
     """The models that are asked for, each once."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
@@ -181,26 +193,34 @@ def _models(address: str, text: str, timeout_s: float) -> list[str]:
         return names
     from .triton_admin import TritonAdmin
 
-    with TritonAdmin(address, timeout_s=timeout_s) as admin:
+    with TritonAdmin(connection, timeout_s=timeout_s) as admin:
         return [ENSEMBLE, *admin.steps(ENSEMBLE)]
 
 
-def _program(given: str | None) -> Path | None:
+def _program(given: str | None, connection: "Connection") -> Path | None:
     from .perf_analyzer import find_perf_analyzer
 
+    if given and (connection.tls or connection.keys):
+        raise UsageError(
+            "--perf-analyzer asks without TLS and keys, which would stand on its command line: leave it out"
+        )
     return find_perf_analyzer(None if given == AUTO else Path(given)) if given else None
 
 
 def _targets(
-    address: str, client: Callable[[], Engine], model: str, streams: Sequence[int], *, batch: int, program: Path | None
+    connection: "Connection",
+    model: str,
+    streams: Sequence[int],
+    *,
+    batch: int,
+    timeout_s: float,
+    program: Path | None,
 ) -> "list[LoadTarget]":
+    from ..engines.triton_engine import TritonEngine
     from .bench_serving import analyzer_targets, served_targets
 
-    targets = served_targets(address, client, model, streams, batch=batch)
+    def client() -> Engine:
+        return TritonEngine(connection, model=model, timeout_s=timeout_s)
+
+    targets = served_targets(connection.address, client, model, streams, batch=batch)
     return [*targets, *analyzer_targets(program, targets)] if program else targets
-
-
-def _client(address: str, model: str, timeout_s: float) -> Callable[[], Engine]:
-    from ..engines.triton_engine import TritonEngine
-
-    return lambda: TritonEngine(address, model=model, timeout_s=timeout_s)

@@ -2,7 +2,8 @@
 
 from rich.table import Table
 
-from .bench_serving import ENSEMBLE, label
+from ..model.tasks import ENSEMBLE
+from .bench_serving import label
 from .serving_report import Limits, LoadResult, RateResult, ServingReport, percentile_ms
 from .tables import CAPTION, LATENCIES, gather, latencies, plain_table, spread
 

@@ -6,13 +6,25 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from .bench_serving import ENSEMBLE
+from ..model.tasks import ENSEMBLE, TASK_NAMES
 from .protocol import EngineCase, LoadCase, PeerCase
-from .report import CompareReport, Comparison, EngineReport, EngineResult, Parity, PeerResult, Report, Statistics
+from .report import (
+    CompareReport,
+    Comparison,
+    EngineReport,
+    EngineResult,
+    Parity,
+    PeerResult,
+    Report,
+    Skipped,
+    Statistics,
+)
 from .serving_report import Agreement, LoadResult, RateResult, ServingReport
 from .timing import NS_PER_MS
 
 MB = 1_000_000
+#: What stands for the name of a network in a reason that several share.
+NETWORK = "NETWORK"
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
 CAPTION = "IQR: the middle half of the samples as a share of p50."
 
@@ -205,8 +217,7 @@ def engine_notes(report: EngineReport) -> list[str]:
     named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
-    skipped = [f"skipped {item.what}: {item.reason}" for item in report.skipped]
-    return [*report.protocol.moment.warnings, *gather(named), *skipped]
+    return [*report.protocol.moment.warnings, *gather(named), *skipped_lines(report.skipped)]
 
 
 def machine_line(report: Report) -> str:
@@ -327,3 +338,23 @@ def gather(named: Sequence[tuple[str, EngineResult | LoadResult | RateResult]]) 
             kind, _, text = warning.partition(": ")
             concerned.setdefault(kind, []).append(f"{name}: {text}")
     return [f"{kind} in {len(texts)} of {len(named)} results, first {texts[0]}" for kind, texts in concerned.items()]
+
+
+def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
+    """One line a reason: the ways that it keeps out, and of which networks, whose names in it become NETWORK."""
+    tasks_of: dict[tuple[str, str], list[str]] = {}
+    for item in skipped:
+        task = next((name for name in TASK_NAMES if item.what.startswith(f"{name} ")), "")
+        reason = item.reason.replace(task, NETWORK) if task else item.reason
+        tasks_of.setdefault((reason, item.what.removeprefix(f"{task} ")), []).append(task)
+    ways_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, way), tasks in tasks_of.items():
+        ways_of.setdefault((reason, tuple(tasks)), []).append(way)
+    lines: list[str] = []
+    for (reason, tasks), ways in ways_of.items():
+        if len(tasks) == 1:
+            task = tasks[0]
+            lines.append(f"skipped {f'{task} ' if task else ''}{', '.join(ways)}: {reason.replace(NETWORK, task)}")
+        else:
+            lines.append(f"skipped {', '.join(ways)} ({', '.join(map(_short, tasks))}): {reason}")
+    return lines

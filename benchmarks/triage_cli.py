@@ -10,9 +10,17 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, out, warn
+from ..engines.connection_cli import (
+    ServerKeyOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsRootOption,
+    load_connection,
+)
 from ..engines.places import BundleProvider, data_home
 from ..model.errors import UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import TRIAGE, TaskName
 
 if TYPE_CHECKING:
     from .bench_triage import TriageReport
@@ -31,6 +39,11 @@ def triage(
         str | None,
         typer.Option(metavar="HOST:PORT", help="gRPC address of a server with coronanet_triage: time both models."),
     ] = None,
+    tls: TlsOption = False,
+    tls_root: TlsRootOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    server_key: ServerKeyOption = None,
     study: Annotated[
         list[Path] | None,
         typer.Option(exists=True, help="With --server: a study to time as well, DICOM or NIfTI; may be repeated."),
@@ -48,8 +61,11 @@ def triage(
     from .bench_triage import measure_served, measure_triage
     from .report import write_text
 
+    connection = load_connection(
+        server, tls=tls, tls_root=tls_root, tls_certificate=tls_certificate, tls_key=tls_key, server_key=server_key
+    )
     studies = study or []
-    if studies and server is None:
+    if studies and connection is None:
         raise UsageError("--study is timed on a server: pass --server 127.0.0.1:8001 as well")
     pictures = _slices(studies)
     folder = data_home(data)
@@ -62,10 +78,10 @@ def triage(
     with err.status("reading the slices") as status:
         split = load_split(["classification", "multiclass_segmentation"], folder, lambda error: warn(str(error)))
         report = measure_triage(opened, choose(opened), split, sensitivity, advance=status.update)
-        if server is not None:
+        if connection is not None:
             from ..engines.triton_engine import TritonEngine
 
-            with TritonEngine(server) as ensemble, TritonEngine(server, model="coronanet_triage") as gated:
+            with TritonEngine(connection) as ensemble, TritonEngine(connection, model=TRIAGE) as gated:
                 slices = [(sample.group, sample.image) for sample in split.validation]
                 served = measure_served(
                     [*slices, *pictures], ensemble, gated, report.gate.threshold, advance=status.update

@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from ..engines.triton_connection import as_connection
+from ..engines.triton_connection import Connection, as_connection
 from ..engines.triton_wire import failure, message
 from .waterfall import StepStatistics
 
@@ -23,8 +23,8 @@ class TritonAdmin:
     Its methods raise `UsageError` where nothing answers or the server refuses.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
-        self._connection, self._timeout_s = as_connection(address), timeout_s
+    def __init__(self, server: str | Connection, *, timeout_s: float = 10.0) -> None:
+        self._connection, self._timeout_s = as_connection(server), timeout_s
         self._channel = self._connection.channel()
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 

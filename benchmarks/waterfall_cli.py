@@ -8,15 +8,29 @@ import typer
 
 from ..console import JsonOption, fail, out, warn
 from ..engines.bundle import Bundle
-from ..model.tasks import TaskName
+from ..engines.connection_cli import (
+    ServerKeyOption,
+    ServerOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsRootOption,
+    load_connection,
+)
+from ..model.tasks import ENSEMBLE, TaskName
 from .options import FAILED, BundlesOption, CsvOption, OutOption, footer, numbers, progress_bar, provide, publish
-from .serving_cli import ENSEMBLE, ServerOption, TimeoutOption, choose_engines, need_server
+from .serving_cli import TimeoutOption, choose_engines, need_server
 
 
 def waterfall(
     ctx: typer.Context,
     *,
     server: ServerOption = None,
+    tls: TlsOption = False,
+    tls_root: TlsRootOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    server_key: ServerKeyOption = None,
     model: Annotated[str, typer.Option(help="The ensemble, or one step of it.")] = ENSEMBLE,
     concurrency: Annotated[str, typer.Option(help="Streams that ask at once, comma-separated.")] = "1,4",
     requests: Annotated[int, typer.Option(min=1, help="Requests that are taken apart at each, at least.")] = 100,
@@ -50,12 +64,17 @@ def waterfall(
     from .timing import WarmUpRule
     from .waterfall_tables import parts_table, steps_table, waterfall_lines, waterfall_notes
 
-    address = need_server(server, "waterfall")
+    connection = need_server(
+        load_connection(
+            server, tls=tls, tls_root=tls_root, tls_certificate=tls_certificate, tls_key=tls_key, server_key=server_key
+        ),
+        "waterfall",
+    )
     streams = numbers("--concurrency", concurrency)
     opened: Mapping[TaskName, Bundle] = provide(ctx)(bundles) if in_process and model == ENSEMBLE else {}
     with progress_bar(len(streams)) as advance:
         report = measure_waterfall(
-            address,
+            connection,
             streams,
             phantom_slices(),
             model=model,

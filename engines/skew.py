@@ -14,7 +14,7 @@ import numpy as np
 
 from ..model.card import Card
 from ..model.errors import CoronanetError
-from ..model.tasks import TaskName
+from ..model.tasks import ENSEMBLE, TaskName
 from .base import Engine, Tensors
 from .bundle import Bundle, Evidence, Graph, Precision, Verdict
 from .parity import TOLERANCES, Answer, Found, Reference, compare, hold
@@ -23,7 +23,7 @@ from .retry import Retry
 from .samples import Sample
 from .slices import GateSlices
 from .triton_connection import Connection
-from .triton_engine import ENSEMBLE, TIMEOUT_S, TritonEngine
+from .triton_engine import TIMEOUT_S, TritonEngine
 from .triton_wire import ServedStep, UnansweredError
 
 GRAPHS: tuple[Graph, ...] = ("preprocess", "network", "decide")

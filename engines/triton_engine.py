@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2_grpc
 
 from ..model.errors import UsageError
+from ..model.tasks import ENSEMBLE
 from .base import EngineBase, Tensors
 from .retry import Attempts, Retry
 from .triton_connection import Connection, as_connection
 from .triton_wire import ServedModel, ServedStep, can_pass, failure, message
 
-ENSEMBLE = "coronanet"
 TIMEOUT_S = 30.0
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 TaskName = Literal["classification", "binary_segmentation", "multiclass_segmentation", "lung_segmentation"]
+#: The served models: the ensemble, and the one that asks it for lesions only in slices that are called infected.
+ENSEMBLE, TRIAGE = "coronanet", "coronanet_triage"
 LESION_TYPES = ("background", "ground glass", "consolidation", "pleural effusion")
 
 

@@ -1,13 +1,18 @@
-"""The canary: one small slice through the served ensemble, and whether the answer is the right one.
+"""The canary: one small slice through the served models, and whether the answer is the right one.
 
 What is right was computed once by the same files in this process, on ONNX Runtime, whatever the server runs them on.
 So a server that answers in time and in shape but with zeros, as Triton's model processes do under numpy 2, is found
 out. The differences between backends and precisions that export's gates let pass are let pass here.
+
+No two canaries are the same slice: each has noise of its own, far below a CT's and so without weight for the answer.
+The server's response cache, which knows a request by its tensors, has never seen it, and a dead model cannot look well
+because of what it said while it lived.
 """
 
 import hashlib
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +26,11 @@ from ..engines.places import cache_home
 from ..engines.predictor import IMAGE
 from ..engines.triton_wire import ServedStep
 from ..model.phantom import make_labelled_phantom
+from ..model.tasks import ENSEMBLE, TRIAGE
 from .probe import Probe, ProbeError
 from .repository import CONFIG, INDEX, VERSION
 from .step import open_step
-from .triton_config import ENSEMBLE, parse_config
+from .triton_config import parse_config
 
 #: Part of a cached answer's name: another canary has another one.
 KIND = b"phantom 128, 1"
@@ -35,6 +41,29 @@ ABSOLUTE, RELATIVE = 0.05, 0.1
 DISAGREEMENT = 0.2
 #: Pixels that may differ whatever the masks hold: those at the edge of a small lesion.
 FEW_PIXELS = 64
+#: The noise of an image in HU, and that of a float tensor as a share of each of its values: this, up or down.
+NOISE_HU, NOISE_SHARE = 1, 1e-3
+
+
+@dataclass(frozen=True)
+class GatedModel:
+    """What ``coronanet_triage`` does: the ``masks`` of slices whose ``probability`` is below ``threshold`` are 0."""
+
+    probability: str
+    masks: tuple[str, ...]
+    threshold: float
+
+    @classmethod
+    def of(cls, config: str) -> "GatedModel":
+        """From the text of its ``config.pbtxt``."""
+        parameters: dict[str, Any] = json_format.MessageToDict(parse_config(config))["parameters"]
+        told = {name: value["stringValue"] for name, value in parameters.items()}
+        return cls(told["gate"], tuple(told["gated"].split(",")), float(told["threshold"]))
+
+    def expected(self, right: Tensors, answer: Tensors) -> Tensors:
+        """What ``answer`` should be where the ensemble's is ``right``, by the probability of its one slice."""
+        infected = bool(np.all(answer[self.probability] >= self.threshold))
+        return {name: right[name] * infected if name in self.masks else right[name] for name in answer}
 
 
 @dataclass(frozen=True)
@@ -44,10 +73,12 @@ class Canary:
     Attributes:
         steps: the models, in the order in which they run.
         tensors: every tensor of the ensemble by its name there, with ``image`` int16 HU ``[1, 128, 128]``.
+        gated: the gated model, where the repository has it.
     """
 
     steps: tuple[ServedStep, ...]
     tensors: Tensors
+    gated: GatedModel | None = None
 
     @classmethod
     def of(cls, repository: Path) -> "Canary":
@@ -63,7 +94,9 @@ class Canary:
         if not kept.is_file():
             _save(kept, _compute(repository, steps))
         with np.load(kept, allow_pickle=False) as stored:
-            return cls(steps, dict(stored))
+            tensors = dict(stored)
+        config = repository / TRIAGE / CONFIG
+        return cls(steps, tensors, GatedModel.of(config.read_text(encoding="utf-8")) if config.is_file() else None)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -72,29 +105,34 @@ class Canary:
         return tuple(name for step in self.steps for name in step.writes.values() if name not in read)
 
     def ask(self, probe: Probe, timeout_s: float) -> None:
-        """Ask the ensemble for all outputs.
+        """Ask the ensemble and the gated model for all outputs.
 
         Raises:
-            ProbeError: it does not answer, or its answer is not right.
+            ProbeError: one does not answer, both in ``timeout_s`` seconds, or an answer is not right.
         """
-        answer = probe.ask(ENSEMBLE, {"image": self.tensors["image"]}, self.outputs, timeout_s)
-        self._compare({name: answer[name] for name in self.outputs})
+        deadline = time.monotonic() + timeout_s
+        for model in (ENSEMBLE, TRIAGE) if self.gated else (ENSEMBLE,):
+            self._ask(probe, model, max(0.001, deadline - time.monotonic()))
 
     def ask_step(self, probe: Probe, model: str, timeout_s: float) -> None:
-        """Ask one model for what it puts out, with what it would get of the steps before it.
+        """Ask one model, a step or the gated one, for what it puts out, with what it would get of those before it.
 
         Raises:
             ProbeError: it does not answer, or its answer is not right.
         """
+        if model == TRIAGE:
+            self._ask(probe, model, timeout_s)
+            return
         step = next(step for step in self.steps if step.model == model)
-        feeds = {name: self.tensors[tensor] for name, tensor in step.reads.items()}
+        feeds = {name: unseen(self.tensors[tensor]) for name, tensor in step.reads.items()}
         answer = probe.ask(model, feeds, tuple(step.writes), timeout_s)
-        self._compare({tensor: answer[name] for name, tensor in step.writes.items()})
+        _compare(self.tensors, {tensor: answer[name] for name, tensor in step.writes.items()})
 
-    def _compare(self, answer: Tensors) -> None:
-        for name, received in answer.items():
-            if reason := difference(self.tensors[name], received):
-                raise ProbeError("wrong", f"{name} is wrong: {reason}")
+    def _ask(self, probe: Probe, model: str, timeout_s: float) -> None:
+        """All outputs of the ensemble, or of the gated model, which has the same."""
+        answer = probe.ask(model, {"image": unseen(self.tensors["image"])}, self.outputs, timeout_s)
+        gated = self.gated if model == TRIAGE else None
+        _compare(gated.expected(self.tensors, answer) if gated else self.tensors, answer)
 
 
 def ensemble_steps(config: str) -> tuple[ServedStep, ...]:
@@ -106,6 +144,14 @@ def ensemble_steps(config: str) -> tuple[ServedStep, ...]:
     )
 
 
+def unseen(tensor: NDArray[Any]) -> NDArray[Any]:
+    """The tensor with noise that no request had before: int16 HU, or floats."""
+    noise = np.random.default_rng()
+    if tensor.dtype == np.int16:
+        return tensor + noise.integers(-NOISE_HU, NOISE_HU + 1, tensor.shape, dtype=np.int16)
+    return (tensor * noise.uniform(1 - NOISE_SHARE, 1 + NOISE_SHARE, tensor.shape)).astype(tensor.dtype)
+
+
 def difference(expected: NDArray[Any], received: NDArray[Any]) -> str:
     """Why ``received`` is not the expected tensor, in words; empty where it is, within the tolerance of its kind."""
     if received.dtype != expected.dtype or received.shape != expected.shape:
@@ -115,6 +161,12 @@ def difference(expected: NDArray[Any], received: NDArray[Any]) -> str:
     error, allowed = _rms(received - expected), ABSOLUTE + RELATIVE * _rms(expected)
     # Not "greater than", which no NaN is.
     return "" if error <= allowed else f"its values are {error:.3g} off, expected at most {allowed:.3g}"
+
+
+def _compare(right: Tensors, answer: Tensors) -> None:
+    for name, received in answer.items():
+        if reason := difference(right[name], received):
+            raise ProbeError("wrong", f"{name} is wrong: {reason}")
 
 
 def _labels_differ(expected: NDArray[Any], received: NDArray[Any]) -> str:

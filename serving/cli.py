@@ -11,6 +11,7 @@ import typer
 from ..console import JsonOption, emit_json, err, fail, out, warn
 from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..model.errors import CoronanetError, UsageError
+from ..model.tasks import ENSEMBLE
 from . import predict_cli, repository_cli
 from .addresses import check_host
 from .repository_cli import BundlesOption, InstancesOption, fill, home_of, missing_package, provide
@@ -154,7 +155,7 @@ def _announce(server: "TritonServer", health: str, events: Path, as_json: bool) 
         "http": server.http_address,
         "metrics": server.metrics_address,
         "health": health,
-        "model": "coronanet",
+        "model": ENSEMBLE,
         "repository": str(server.repository),
         "log": str(server.log),
         "events": str(events),
@@ -164,7 +165,7 @@ def _announce(server: "TritonServer", health: str, events: Path, as_json: bool) 
         emit_json(ready)
     else:
         out.print(
-            f"ready: model coronanet, gRPC {server.address}, HTTP {server.http_address}, "
+            f"ready: model {ENSEMBLE}, gRPC {server.address}, HTTP {server.http_address}, "
             f"metrics {server.metrics_address}, health {health}; Ctrl-C stops",
             soft_wrap=True,
         )

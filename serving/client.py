@@ -22,9 +22,10 @@ from tritonclient.grpc import service_pb2_grpc
 from ..engines.base import Tensors
 from ..engines.retry import Attempts, Retry
 from ..engines.triton_connection import Connection, Tls, as_connection
-from ..engines.triton_engine import ENSEMBLE, TIMEOUT_S, TritonEngine
+from ..engines.triton_engine import TIMEOUT_S, TritonEngine
 from ..engines.triton_wire import ServedModel, UnansweredError, can_pass, failure, message
 from ..model.errors import UsageError
+from ..model.tasks import ENSEMBLE
 
 __all__ = ["AsyncClient", "Client", "Connection", "Retry", "Tls", "UnansweredError", "UsageError"]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ..model.tasks import TRIAGE
 from .canary import Canary
 from .probe import Probe, ProbeError
 
@@ -34,7 +35,8 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     """Ask a server the canary and, where the answer is late or not right, each model by itself.
 
     A model that finished requests while it was waited for is busy: behind hundreds of others the canary waits for
-    minutes. One that finished none in ``step_s`` seconds although it was asked has stalled.
+    minutes. One that finished none in ``step_s`` seconds although it was asked has stalled. The gated model, which asks
+    the others, is to blame where they are well.
     """
     started = time.monotonic()
     try:
@@ -50,11 +52,13 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     if first.kind == "unreachable":
         return Finding("sick", took_s, str(first))
     try:
-        suspects = [step.model for step in canary.steps]
+        steps, gated = [step.model for step in canary.steps], [TRIAGE] if canary.gated else []
         if first.kind == "late":
             after = probe.finished(STATISTICS_S)
-            suspects = [name for name in suspects if after.get(name, 0) == before.get(name, 0)]
-        sick = dict(_sick(canary, probe, suspects, step_s))
+            steps, gated = (
+                [name for name in names if after.get(name, 0) == before.get(name, 0)] for names in (steps, gated)
+            )
+        sick = dict(_sick(canary, probe, steps, step_s)) or dict(_sick(canary, probe, gated, step_s))
     except ProbeError as error:
         return Finding("sick", took_s, str(error))
     if sick:

@@ -19,15 +19,13 @@ from ..engines.predictor import Choice
 from ..engines.ranking import read_ranking
 from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
-from ..model.tasks import TaskName
+from ..model.tasks import ENSEMBLE, TRIAGE, TaskName
 from .container_plans import container_plans
 from .step import REMEDY, STEP
 from .step_file import StepFile
 from .triton_config import (
     DEFAULT_INSTANCES,
-    ENSEMBLE,
     GENERATED,
-    TRIAGE,
     Step,
     Target,
     container_file,

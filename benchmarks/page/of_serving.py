@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from ...model.tasks import ENSEMBLE
 from ...pages import svg
-from ..bench_serving import ENSEMBLE, label
+from ..bench_serving import label
 from ..serving_report import Limits, LoadResult, RateResult, ServingReport, percentile_ms
 from ..serving_tables import limit_lines, rate_label, ratio_lines, serving_notes
 from .distribution import Hill, distribution_svg

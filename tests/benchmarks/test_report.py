@@ -7,13 +7,14 @@ from coronanet.benchmarks.protocol import LoadCase, Protocol
 from coronanet.benchmarks.report import (
     EngineReport,
     Parity,
+    Skipped,
     Statistics,
     read_engines,
     write_text,
 )
 from coronanet.benchmarks.serving_report import ServingReport, load_result, read_serving
 from coronanet.benchmarks.serving_tables import ratio_lines, serving_notes, serving_table
-from coronanet.benchmarks.tables import engine_notes, engines_table, summary_table
+from coronanet.benchmarks.tables import engine_notes, engines_table, skipped_lines, summary_table
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Samples, WarmUp
 from coronanet.model.errors import UsageError
 from rich.console import Console
@@ -89,6 +90,30 @@ def test_engines_table_shows_what_matters_and_never_rounds_parity_up(engines: En
     notes = engine_notes(engines)
     assert any("few samples" in note for note in notes)
     assert "skipped lung_segmentation openvino bf16: this CPU has no bfloat16 arithmetic" in notes
+
+
+def test_what_was_skipped_is_gathered_by_reason() -> None:
+    tasks = ("classification", "binary_segmentation", "lung_segmentation")
+    no_bf16 = "this CPU has no bfloat16 arithmetic"
+    skipped = [
+        *(
+            Skipped(what=f"{task} tensorrt fp16{graphs}", reason=f"{task} has no plan: `coronanet export {task}`")
+            for task in tasks
+            for graphs in ("", " without CUDA graphs")
+        ),
+        *(Skipped(what=f"{task} openvino bf16", reason=no_bf16) for task in tasks[:2]),
+        Skipped(what="lung_segmentation torch bf16", reason=no_bf16),
+        Skipped(what="lung_segmentation broken", reason="lung_segmentation is broken"),
+        Skipped(what="roofline", reason="onnx is not installed"),
+    ]
+    assert skipped_lines(skipped) == [
+        "skipped tensorrt fp16, tensorrt fp16 without CUDA graphs (classification, binary, lung): NETWORK has no plan: "
+        "`coronanet export NETWORK`",
+        f"skipped openvino bf16 (classification, binary): {no_bf16}",
+        f"skipped lung_segmentation torch bf16: {no_bf16}",
+        "skipped lung_segmentation broken: lung_segmentation is broken",
+        "skipped roofline: onnx is not installed",
+    ]
 
 
 def test_three_samples_have_no_spread(engines: EngineReport) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.engines.triton_engine import TritonEngine
-from coronanet.serving.canary import Canary, difference
+from coronanet.serving.canary import Canary, GatedModel, difference, unseen
 from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
@@ -75,3 +75,34 @@ def test_it_is_computed_once_and_kept(small_repository: Path, tmp_path: Path, mo
     assert first.tensors.keys() == second.tensors.keys()
     for name, tensor in first.tensors.items():
         np.testing.assert_array_equal(tensor, second.tensors[name])
+
+
+@pytest.mark.parametrize("tensor", [np.zeros((1, 128, 128), np.int16), _floats(0.7), _floats(3, -4, 5).reshape(1, 3)])
+def test_no_two_canaries_are_the_same_request(tensor: NDArray[np.generic]) -> None:
+    asked = [unseen(tensor) for _ in range(20)]
+    assert {(array.dtype, array.shape) for array in asked} == {(tensor.dtype, tensor.shape)}
+    assert len({array.tobytes() for array in asked}) == len(asked)
+
+
+def test_its_noise_has_no_weight_for_the_answer(triton_server: TritonServer) -> None:
+    canary = Canary.of(triton_server.repository)
+    with TritonEngine(triton_server.address) as engine:
+        plain, noisy = (
+            engine.infer({"image": image}) for image in (canary.tensors["image"], unseen(canary.tensors["image"]))
+        )
+    for name, array in plain.items():
+        if array.dtype == np.uint8:
+            # A tenth of what may differ, so that the noise uses up none of what engines need.
+            assert np.count_nonzero(array != noisy[name]) <= 0.02 * max(1, np.count_nonzero(array)), name
+        else:
+            assert np.abs(array - noisy[name]).max() < 0.01, name
+
+
+def test_what_the_gated_model_should_answer() -> None:
+    right = {"probability": _floats(0.73), "lesions": LUNGS, "lungs": LUNGS}
+    gated = GatedModel("probability", ("lesions",), 0.7)
+    assert gated.expected(right, right)["lesions"].any()
+    below = gated.expected(right, {**right, "probability": _floats(0.69)})
+    assert not below["lesions"].any()
+    assert below["lungs"].any()
+    assert below["lesions"].dtype == np.uint8

@@ -198,6 +198,7 @@ def secured(
         "grpc-server-key": certificates.server[1],
         "grpc-root-cert": certificates.root,
         "grpc-restricted-protocol": f"inference:{KEY[0]}={KEY[1]}",
+        "trace-config": f"triton,file={tmp_path_factory.mktemp('traces') / 'trace.json'}",
         "exit-timeout-secs": 5,
     }
     command = [str(installation.binary), "--disable-auto-complete-config"]
@@ -302,3 +303,51 @@ def test_predict_speaks_tls_and_takes_its_key_from_a_file_or_the_environment(
     code, _, error = run()
     assert code == 2
     assert "asks for a key" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "says"),
+    [
+        (["serving", "--model", "all"], 0, "decide_lung_segmentation"),
+        (["waterfall", "--served-only"], 0, '"adds_up": true'),
+        (["triage", "--data", "."], 2, "refused coronanet_triage"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_the_benchmarks_speak_tls_and_take_a_key(
+    secured: Connection,
+    certificates: Certificates,
+    bundles: dict[TaskName, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: int,
+    says: str,
+) -> None:
+    # Of `bench triage` only what it asks the server is looked at, which has no such model.
+    monkeypatch.setattr("coronanet.engines.datasets.load_split", lambda *_: None)
+    monkeypatch.setattr("coronanet.engines.ranking.choose", lambda *_: {})
+    monkeypatch.setattr("coronanet.benchmarks.bench_triage.measure_triage", lambda *_, **__: None)
+    options = {
+        "--server": secured.address,
+        "--tls-root": certificates.root,
+        "--tls-certificate": certificates.client[0],
+        "--tls-key": certificates.client[1],
+    }
+    short = ["--concurrency", "1", "--requests", "3"] if arguments[0] != "triage" else []
+    given = ["bench", *arguments, *short, *(str(part) for pair in options.items() for part in pair), "--json"]
+
+    def run() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(given)
+        said = capsys.readouterr()
+        assert KEY[1] not in said.out + said.err
+        return int(stopped.value.code or 0), said.out
+
+    monkeypatch.setenv("CORONANET_SERVER_KEY", "=".join(KEY))
+    code, out = run()
+    assert code == expected, out
+    assert says in out
+    given.remove("--tls-root")
+    given.remove(str(certificates.root))
+    assert run()[0] == 2

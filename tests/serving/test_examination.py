@@ -1,13 +1,13 @@
 """Well, busy or sick, and which model is to blame, from what a server answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from coronanet.engines.base import Tensors
-from coronanet.serving.canary import Canary, ServedStep
+from coronanet.serving.canary import Canary, GatedModel, ServedStep
 from coronanet.serving.examination import Finding, examine
 from coronanet.serving.probe import Kind, Probe, ProbeError
 from numpy.typing import NDArray
@@ -35,7 +35,9 @@ class Server:
     fails: dict[str, Kind] = field(default_factory=dict)
     works: tuple[str, ...] = ()
     statistics: Kind | None = None
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("preprocess", "lungs", "decide"), 0))
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("preprocess", "lungs", "decide", "coronanet_triage"), 0)
+    )
 
     def ask(self, model: str, feeds: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
         for name in self.works:
@@ -54,8 +56,11 @@ class Server:
         return dict(self.counts)
 
 
-def _examine(server: Server) -> Finding:
-    return examine(CANARY, cast(Probe, server), canary_s=0.1, step_s=0.1)
+GATED = replace(CANARY, gated=GatedModel("lung_mask", (), 1))
+
+
+def _examine(server: Server, canary: Canary = CANARY) -> Finding:
+    return examine(canary, cast(Probe, server), canary_s=0.1, step_s=0.1)
 
 
 def test_the_outputs_of_the_ensemble_are_what_no_step_reads() -> None:
@@ -103,3 +108,20 @@ def test_an_ensemble_that_is_wrong_with_models_that_are_right_is_the_server_s_fa
 def test_a_server_that_does_not_speak_at_all_is_sick_as_a_whole(server: Server) -> None:
     finding = _examine(server)
     assert (finding.verdict, finding.models) == ("sick", ())
+
+
+@pytest.mark.parametrize("kind", ["wrong", "refused"])
+def test_the_gated_model_is_to_blame_where_the_others_are_well(kind: Kind) -> None:
+    assert _examine(Server(), GATED).verdict == "well"
+    assert _examine(Server({"coronanet_triage": kind})).verdict == "well", "not every repository has it"
+    finding = _examine(Server({"coronanet_triage": kind}), GATED)
+    assert (finding.verdict, finding.models) == ("sick", ("coronanet_triage",))
+    both = Server({"coronanet": kind, "decide": kind, "coronanet_triage": kind})
+    assert _examine(both, GATED).models == ("decide",)
+
+
+def test_a_gated_model_that_is_late_but_works_is_busy() -> None:
+    working = Server({"coronanet_triage": "late"}, works=("coronanet_triage", "preprocess", "lungs", "decide"))
+    assert _examine(working, GATED).verdict == "busy"
+    still = Server({"coronanet_triage": "late"}, works=("preprocess", "lungs", "decide"))
+    assert _examine(still, GATED).models == ("coronanet_triage",)

@@ -1,6 +1,9 @@
 """The manifests: what the published schemas of Kubernetes take, and what a hospital's cluster should ask of a pod."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from coronanet.engines.places import ROOT
+from coronanet.model.tasks import ENSEMBLE
 from coronanet.serving.container import NEWEST, REGISTRY, USER
 from coronanet.serving.repository import CONFIG_PATHS
-from coronanet.serving.triton_config import ENSEMBLE
 
 FOLDER = ROOT / "serving" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -107,3 +110,24 @@ def test_readiness_is_an_inference_and_not_a_port(pod: Any) -> None:
         assert "/canary/request.json" in command
         limits = [float(seconds) for seconds in re.findall(r"--max-time (\d+)", command)]
         assert sum(limits) < container[probe]["timeoutSeconds"]
+
+
+@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+def test_no_response_cache_has_the_answer(pod: Any, manifests: dict[str, Any], tmp_path: Path, probe: str) -> None:
+    request = manifests["ConfigMap"]["data"]["request.json"]
+    (tmp_path / "request.json").write_text(request)
+    _, _, script = pod["containers"][0][probe]["exec"]["command"]
+    (tmp_path / "curl").write_text(f"#!/bin/sh\ncat >> {tmp_path}/sent\necho >> {tmp_path}/sent\necho 200\n")
+    (tmp_path / "date").write_text("#!/bin/sh\necho $NOW\n")
+    for program in ("curl", "date"):
+        (tmp_path / program).chmod(0o755)
+    script = script.replace("/canary/", f"{tmp_path}/").replace("&& curl --fail --silent --output", "&& : --output")
+    for now in ("1764129600", "1764129601"):
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "NOW": now}
+        subprocess.run(["sh", "-c", script], check=True, env=environment, capture_output=True)
+    first, second = (json.loads(line) for line in (tmp_path / "sent").read_text().split("\n") if line)
+    assert first.keys() == second.keys() == json.loads(request).keys()
+    (one,), (other,) = first["inputs"], second["inputs"]
+    assert one["data"][:10] == [-1001, -1007, -1006, -1004, -1001, -1002, -1009, -1006, -1000, -1000]
+    assert other["data"][:10] == [*one["data"][:9], -1001]
+    assert one["data"][10:] == other["data"][10:] == [-1000] * (32 * 32 - 10)

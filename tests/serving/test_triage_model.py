@@ -11,10 +11,9 @@ from coronanet.engines.predictor import Choice
 from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
-from coronanet.model.tasks import TaskName
+from coronanet.model.tasks import TRIAGE, TaskName
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
-from coronanet.serving.triton_config import TRIAGE
 from numpy.typing import NDArray
 
 GATE = 0.5
@@ -145,3 +144,24 @@ def test_a_slice_that_was_seen_is_answered_from_the_cache_whatever_is_asked_for(
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(second[name], array, err_msg=name)
+
+
+def test_no_canary_is_answered_from_the_cache(server: TritonServer, executions: Executions) -> None:
+    server.check()
+    before = executions()
+    server.check()
+    after = executions()
+    # Once for the ensemble, once for the gated model, which segments where the canary is called infected.
+    assert {name: after[name] - before[name] for name in TASKS} == dict.fromkeys(TASKS, 2)
+
+
+def test_the_canary_finds_a_gated_model_that_has_died(server: TritonServer) -> None:
+    assert server.examine().verdict == "well"
+    dead = [process for process in server.model_processes() if process.model == TRIAGE]
+    assert dead
+    for process in dead:
+        process.kill()
+    finding = server.examine()
+    assert (finding.verdict, finding.models) == ("sick", (TRIAGE,))
+    server.reload((TRIAGE,), 30)
+    assert server.examine().verdict == "well"

@@ -6,9 +6,9 @@ import pytest
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.places import ROOT
 from coronanet.model.errors import UsageError
-from coronanet.model.tasks import TASK_NAMES, TaskName
+from coronanet.model.tasks import ENSEMBLE, TASK_NAMES, TRIAGE, TaskName
 from coronanet.serving.repository import CONFIG_PATHS
-from coronanet.serving.triton_config import ENSEMBLE, TARGETS, TRIAGE, parse_config, plan_steps, render_configs
+from coronanet.serving.triton_config import TARGETS, parse_config, plan_steps, render_configs
 
 
 def _with_other_window(bundle: Bundle) -> Bundle:
