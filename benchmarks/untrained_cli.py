@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import out
+from ..console import JsonOption, emit_json, out
 from ..engines.bundle import WEIGHTS
 from ..model.errors import MissingPackageError, UsageError
 
@@ -15,6 +15,7 @@ def untrained(
     *,
     features: Annotated[int, typer.Option(min=1, max=256, help="Channels at full resolution.")] = 32,
     size: Annotated[int, typer.Option(min=32, max=2048, help="Height and width in pixels, a multiple of 32.")] = 512,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a U-Net with random weights, to see how fast one of that size would be before anybody trains it."""
     if size % 32:
@@ -29,6 +30,9 @@ def untrained(
         card = write_untrained(folder, features=features, size=size)
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror}") from None
+    if as_json:
+        emit_json({"folder": str(folder), "task": card.task})
+        return
     out.print(
         f"written: {folder}\nNext: coronanet export {folder} --fp16 --out {folder}-bundles\n"
         f"      coronanet bench engines --bundles {folder}-bundles --task {card.task}",

@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "bench report": (),
     "bench table": (),
     "bench triage": ("onnxruntime",),
+    "bench untrained": ("torch",),
     "demo": ("torch", "onnx", "onnxscript", "onnxruntime", "pytriton", "tritonclient"),
     "keygen": ("cryptography",),
     "doctor": (),
