@@ -1,7 +1,6 @@
 """An int8 network that its gates would refuse keeps the nodes it needs in float32, or says why it cannot."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,14 @@ import pytest
 import torch
 from coronanet.engines.bundle import CARD, WEIGHTS
 from coronanet.engines.places import HOME_VARIABLE
-from coronanet.engines.predictor import REFERENCE, Predictor
 from coronanet.engines.slices import GateSlices, phantom_slices
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError
 from coronanet.model.weights import load_network, save_weights
+
+from .conftest import slices_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,13 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def slices(source: Path, tmp_path_factory: pytest.TempPathFactory) -> GateSlices:
     """Slices whose truth is what the float32 network says of them."""
-    bundle = export_bundle(source, tmp_path_factory.mktemp("plain"), phantom_slices())
-    with Predictor.open(bundle, REFERENCE) as predictor:
-        samples = tuple(
-            replace(sample, group=f"patient-{number}", lung=predictor.predict(sample.image[None])[0])
-            for number, sample in enumerate(phantom_slices().samples)
-        )
-    return GateSlices("its own answers", samples, real=True)
+    return slices_of(export_bundle(source, tmp_path_factory.mktemp("plain"), phantom_slices()))
 
 
 @pytest.fixture(scope="module")
