@@ -53,7 +53,8 @@ class Making:
         """Write card, weights and the three graphs in float32 to an empty folder; the bundle as it stands then."""
         for name in (CARD, WEIGHTS):
             shutil.copyfile(self._source / name, work / name)
-        graphs: tuple[Graph, ...] = ("preprocess", "decide", "network")
+        # The network first: it is the one that may not be exportable.
+        graphs: tuple[Graph, ...] = ("network", "preprocess", "decide")
         for graph in graphs:
             self._say(f"{graph} to ONNX")
             export_graph(self._card, graph, self._network, work / onnx_name(graph, "fp32"))

@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from pathlib import Path
 from typing import TextIO
 
@@ -58,8 +58,31 @@ def export_graph(card: Card, graph: Graph, network: nn.Module, path: Path) -> No
         UsageError: torch cannot export the network.
         RefusedError: the file's inputs or outputs are not the contract's.
     """
-    module = {"preprocess": lambda: Preprocess(card), "network": lambda: network, "decide": lambda: build_decide(card)}
     inputs, outputs = contract(card, graph)
+    if graph == "network":
+        model = _export(network, inputs, outputs)
+    else:
+        model = _export_end(Preprocess(card) if graph == "preprocess" else build_decide(card), inputs, outputs)
+    save_onnx(model, path)
+    check_contract(path, inputs, outputs)
+
+
+#: The ends that this process has exported, by their class, their numbers and their contract: networks share them.
+_ENDS: dict[Hashable, onnx.ModelProto] = {}
+
+
+def _export_end(
+    module: nn.Module, inputs: tuple[TensorRecord, ...], outputs: tuple[TensorRecord, ...]
+) -> onnx.ModelProto:
+    """The graph of an end, which has numbers and no weights."""
+    numbers = tuple((name, value) for name, value in vars(module).items() if not name.startswith("_"))
+    key = (type(module), numbers, inputs, outputs)
+    if key not in _ENDS:
+        _ENDS[key] = _export(module, inputs, outputs)
+    return _ENDS[key]
+
+
+def _export(module: nn.Module, inputs: tuple[TensorRecord, ...], outputs: tuple[TensorRecord, ...]) -> onnx.ModelProto:
     example = tuple(_example(record) for record in inputs)
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(record.shape) if size == DYNAMIC}
@@ -68,7 +91,7 @@ def export_graph(card: Card, graph: Graph, network: nn.Module, path: Path) -> No
     try:
         with _quiet():
             program = torch.onnx.export(
-                module[graph]().eval(),
+                module.eval(),
                 example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -80,8 +103,7 @@ def export_graph(card: Card, graph: Graph, network: nn.Module, path: Path) -> No
     except torch.onnx.OnnxExporterError as error:
         raise cannot_export(error) from None
     assert program is not None
-    save_onnx(program.model_proto, path)
-    check_contract(path, inputs, outputs)
+    return program.model_proto
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

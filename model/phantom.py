@@ -5,6 +5,7 @@ liver) to 1 (the tips of the lungs). Nothing here comes from a patient.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -76,28 +77,8 @@ def make_labelled_phantom(*, size: int = 384, slices: int = 24, seed: int = 0) -
     """
     if not (64 <= size <= 1024 and 1 <= slices <= 512):
         raise UsageError(f"a phantom has 64 to 1024 pixels a side and 1 to 512 slices, got {size} and {slices}")
-    rng = np.random.default_rng(seed)
-    pixel = FIELD_OF_VIEW_MM / size
-    plane = Plane.make(size, pixel)
-    vessels = [tube for side in (-1, 1) for tube in bronchial_tree(rng, side)]
-    bend_x, bend_y = (2.6 * smooth_noise(rng, slices, size, cells=8) for _ in range(2))
-    wobble = smooth_noise(rng, slices, size, cells=22)
-    texture = smooth_noise(rng, slices, size, cells=64)
-    heights = (np.arange(slices) + 0.5) / slices
-    between = LUNG_HEIGHT_MM / slices
-    drawn = [
-        _slice(
-            plane,
-            float(height),
-            bend=(bend_x[i], bend_y[i]),
-            wobble=wobble[i],
-            texture=texture[i],
-            tubes=vessels,
-            between=between,
-            rng=rng,
-        )
-        for i, height in enumerate(heights)
-    ]
+    drawn = _draw(size, slices, seed)
+    between, pixel = LUNG_HEIGHT_MM / slices, FIELD_OF_VIEW_MM / size
     # RAS: columns run to the patient's left, so -x; rows to the back, so -y.
     half = FIELD_OF_VIEW_MM / 2 - pixel / 2
     affine = np.diag([-pixel, -pixel, between, 1.0])
@@ -113,6 +94,37 @@ def make_labelled_phantom(*, size: int = 384, slices: int = 24, seed: int = 0) -
     return Phantom(study, np.stack([types for _, types, _ in drawn]), np.stack([lung for _, _, lung in drawn]))
 
 
+#: HU, lesion types and lung mask of one slice.
+Slice = tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@lru_cache(maxsize=2)
+def _draw(size: int, slices: int, seed: int) -> tuple[Slice, ...]:
+    """The slices from the feet up; drawn once, since the usual one takes a second and is asked for in many places."""
+    rng = np.random.default_rng(seed)
+    pixel = FIELD_OF_VIEW_MM / size
+    plane = Plane.make(size, pixel)
+    vessels = [tube for side in (-1, 1) for tube in bronchial_tree(rng, side)]
+    bend_x, bend_y = (2.6 * smooth_noise(rng, slices, size, cells=8) for _ in range(2))
+    wobble = smooth_noise(rng, slices, size, cells=22)
+    texture = smooth_noise(rng, slices, size, cells=64)
+    heights = (np.arange(slices) + 0.5) / slices
+    between = LUNG_HEIGHT_MM / slices
+    return tuple(
+        _slice(
+            plane,
+            float(height),
+            bend=(bend_x[i], bend_y[i]),
+            wobble=wobble[i],
+            texture=texture[i],
+            tubes=vessels,
+            between=between,
+            rng=rng,
+        )
+        for i, height in enumerate(heights)
+    )
+
+
 def _slice(
     plane: Plane,
     height: float,
@@ -123,8 +135,7 @@ def _slice(
     tubes: list[Tube],
     between: float,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
-    """HU, lesion types and lung mask of one slice."""
+) -> Slice:
     bent = plane.bent(*bend)
     cavity = _lungs(bent, height)
     hu = _mediastinum(bent, height, _chest_wall(plane, bent, height), cavity)

@@ -9,14 +9,15 @@ import os
 import shutil
 import signal
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 SHM = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 LOCK = "lock"
 STUB = "triton_python_backend_stub"
+#: How often it looks by itself, and the signal that has it look at once.
 LOOK_S = 2.0
+LOOK = signal.SIGUSR1
 
 
 def clear(folder: Path) -> None:
@@ -52,12 +53,13 @@ def main(folder: Path) -> None:
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {LOOK})
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             end_orphans(folder)
-            time.sleep(LOOK_S)
+            signal.sigtimedwait({LOOK}, LOOK_S)
         else:
             clear(folder)
             return

@@ -82,6 +82,7 @@ class Run:
         """Clear up; every process that inherited the lock must have ended before."""
         keeper.clear(self.folder)
         os.close(self.lock)
+        self._keeper.send_signal(keeper.LOOK)
         with suppress(subprocess.TimeoutExpired):
             self._keeper.wait(5)
         if self._keeper.poll() is None:  # somebody still holds the lock: the keeper's work is done all the same

@@ -59,6 +59,12 @@ def model_processes(server: int) -> tuple[ModelProcess, ...]:
     return tuple(found)
 
 
+def lives(group: int) -> bool:
+    """Whether any process of a group is alive; the dead of it may wait long for a parent that collects them."""
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+    return any(int(stat[2]) == group for pid in pids if (stat := _stat(pid)) is not None)
+
+
 def _stat(pid: int) -> list[str] | None:
     """The fields of ``/proc/PID/stat`` behind the name, from the state on; None where it is dead."""
     try:

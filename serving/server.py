@@ -25,7 +25,7 @@ from .examination import CANARY_S, Finding, examine
 from .installation import Installation, environment, find_installation, link_backend
 from .leftovers import Run, reap
 from .probe import Probe, ProbeError
-from .processes import ModelProcess, model_processes
+from .processes import ModelProcess, lives, model_processes
 from .repository import read_index
 from .snapshot import mark_changed, take_snapshot
 
@@ -406,9 +406,9 @@ def _read(log: Path, start: int) -> str:
 def _kill_group(group: int) -> None:
     """End what is left of a process group, such as model processes whose server was killed."""
     deadline = time.monotonic() + EXIT_GRACE_S
-    try:
+    with suppress(ProcessLookupError):
         while time.monotonic() < deadline:
             os.killpg(group, signal.SIGKILL)
+            if not lives(group):
+                return
             time.sleep(0.02)
-    except ProcessLookupError:
-        return

@@ -29,12 +29,13 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing but the phantom at hand, a repository of its own, engines given, few calls."""
+def short(small_bundles: dict[TaskName, Bundle], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing but the phantom at hand, small networks, a repository of its own, engines given, few calls."""
 
     def choose(bundles: Mapping[TaskName, Bundle], **_: object) -> dict[TaskName, Choice]:
-        return dict.fromkeys(bundles, Choice("onnxruntime", "fp16"))
+        return dict.fromkeys(bundles, Choice("onnxruntime", "fp32"))
 
+    monkeypatch.setattr(cli, "provide_bundles", lambda _: small_bundles)
     monkeypatch.setattr(demo, "data_home", lambda _: None)
     monkeypatch.setattr(ranking, "choose", choose)
     monkeypatch.setattr(repository, "repository_home", lambda *_, **__: tmp_path / "triton_repo")
@@ -42,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(demo, name, value)
 
 
-@pytest.mark.usefixtures("bundles", "short")
+@pytest.mark.usefixtures("short")
 def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +72,7 @@ def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("bundles", "short")
+@pytest.mark.usefixtures("short")
 def test_an_unreadable_study_before_a_good_one_is_exit_1_and_the_good_one_is_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

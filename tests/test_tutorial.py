@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Generator
@@ -13,60 +14,27 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
+from coronanet.engines.bundle import Bundle
 from coronanet.engines.places import HOME_VARIABLE
-from coronanet.engines.slices import phantom_slices
-from coronanet.export.options import Wanted
-from coronanet.export.pipeline import export_bundle
-from coronanet.model.card import Card, Network
 from coronanet.model.metrics import dice
-from coronanet.model.tasks import TASK_NAMES, TASKS, Task
+from coronanet.model.tasks import TaskName
 from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import read_index
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "tutorial-own-network.md"
 FILE = re.compile(r"`([\w.]+)`:\n\n```(?:python|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```\n((?:python|coronanet) .*?)^```", re.MULTILINE | re.DOTALL)
-OWN = Network(family="own", parameters={})
 ADDRESS = "127.0.0.1:8001"
 
 
 @pytest.fixture
-def folder(tiny_source: Path, tmp_path: Path) -> Path:
+def folder(small_bundles: dict[TaskName, Bundle], tmp_path: Path) -> Path:
     """An empty folder, but for the three other tasks of the ensemble: small networks that have learnt nothing, where
     `serve` would take minutes to export the weights that ship."""
-    tiny = Card.load(tiny_source / CARD)
-    for name in TASK_NAMES:
-        if name == tiny.task:
-            continue
-        network = _Stand(TASKS[name])
-        threshold = None if TASKS[name].channels > 1 else 0.5
-        update = {"task": name, "labels": TASKS[name].labels, "threshold": threshold, "network": OWN}
-        source = tmp_path / "stands" / name
-        source.mkdir(parents=True)
-        (source / CARD).write_text(tiny.model_copy(update=update).to_json(), encoding="utf-8")
-        save_file(network.state_dict(), source / WEIGHTS)
-        export_bundle(
-            source, tmp_path / "bundles", phantom_slices(), Wanted(builder=lambda _, network=network: network)
-        )
+    for name, bundle in small_bundles.items():
+        if name != "lung_segmentation":
+            shutil.copytree(bundle.path, tmp_path / "bundles" / name)
     return tmp_path
-
-
-class _Stand(nn.Module):
-    """A network for a task, of one layer."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.task = task
-        self.layer = nn.Conv2d(1, task.channels, 3, padding=1)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits = self.layer(pixels)
-        return logits if self.task.is_segmentation else logits.mean((2, 3))
 
 
 @pytest.mark.slow

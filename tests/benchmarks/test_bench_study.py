@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from coronanet.benchmarks import bench_study
 from coronanet.benchmarks.bench_study import measure_study
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.study_files import DRAWN, FORMATS, Format, make_study, write_study
 from coronanet.benchmarks.study_report import EngineBlock, StudyCase, StudyRun, summarise
+from coronanet.benchmarks.timing import WarmUpRule
 from coronanet.cli import main
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.streams import BATCH
@@ -36,7 +38,8 @@ def test_a_phantom_is_read_as_the_study_that_was_written(
     assert study.tells_sides
 
 
-def test_a_tall_phantom_is_as_high_as_a_short_one() -> None:
+def test_a_tall_phantom_is_as_high_as_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coronanet.benchmarks.study_files.SIDE", 64)
     assert DRAWN < 60
     tall = make_study(60)
     assert tall.spacing_mm is not None
@@ -73,17 +76,21 @@ def test_what_is_not_one_study_is_refused(
 
 
 def test_the_verb_measures_a_study_in_a_process_of_its_own(
-    bundles: Mapping[TaskName, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundles: Mapping[TaskName, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(bench_study, "WarmUpRule", lambda: WarmUpRule(most=4, limit_s=2.0))
     out = tmp_path / "study.json"
     with pytest.raises(SystemExit) as ended:
-        main(["bench", "study", "--slices", "6", "--as", "nifti", "--repeats", "1", "--out", str(out), "--json"])
+        main(["bench", "study", "--slices", "3", "--as", "nifti", "--repeats", "1", "--out", str(out), "--json"])
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert ended.value.code in (0, None)
     assert said == json.loads(out.read_text())
     jsonschema.validate(said, document_schema("bench-study"))
     case = said["case"]
-    assert (case["slices"], case["rows"], case["columns"]) == (6, 512, 512)
+    assert (case["slices"], case["rows"], case["columns"]) == (3, 512, 512)
     assert case["batch"] * case["streams"] <= BATCH
     assert said["case"]["engines"].keys() == bundles.keys()
     (run,) = said["runs"]

@@ -1,14 +1,15 @@
 """One small network in every precision that TensorRT takes, with the record that a manifest would have of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from coronanet.engines.bundle import Bundle, FileRecord, PlanTarget, Precision, hash_file
-from coronanet.engines.predictor import Choice, Predictor
-from coronanet.engines.slices import calibration_slices
+from coronanet.engines.predictor import REFERENCE, Choice, Predictor
+from coronanet.engines.slices import GateSlices, calibration_slices, phantom_slices
 from coronanet.export.calibrate import calibrate
 from coronanet.export.half import convert_to_half
 from coronanet.export.making import onnx_name
@@ -50,6 +51,16 @@ def quantise(source: Path, target: Path, options: dict[str, bool], *, leave_out:
         nodes_to_exclude=list(leave_out),
         extra_options=options,
     )
+
+
+def slices_of(bundle: Bundle) -> GateSlices:
+    """Slices whose truth is what the float32 network says of them."""
+    with Predictor.open(bundle, REFERENCE) as predictor:
+        samples = tuple(
+            replace(sample, group=f"patient-{number}", lung=predictor.predict(sample.image[None])[0])
+            for number, sample in enumerate(phantom_slices().samples)
+        )
+    return GateSlices("its own answers", samples, real=True)
 
 
 @pytest.fixture(scope="session")

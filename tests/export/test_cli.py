@@ -9,6 +9,7 @@ import pytest
 from coronanet.cli import main
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.ranking import read_ranking
+from coronanet.export import cli
 from coronanet.export.shipped import PRETRAINED
 from coronanet.model.tasks import TaskName
 
@@ -30,7 +31,11 @@ def synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("synthetic")
-def test_export_says_in_one_object_what_it_made_and_proved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_says_in_one_object_what_it_made_and_proved(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_source, tmp_path / "pretrained" / SMALLEST)
+    monkeypatch.setattr(cli, "PRETRAINED", tmp_path / "pretrained")
     assert run("export", SMALLEST, "--fp16", "--out", str(tmp_path), "--json") == 0
     captured = capsys.readouterr()
     answer: dict[str, Any] = json.loads(captured.out)
@@ -47,9 +52,8 @@ def test_export_says_in_one_object_what_it_made_and_proved(tmp_path: Path, capsy
 
 
 @pytest.mark.usefixtures("synthetic")
-def test_export_takes_a_folder_of_own_weights(tmp_path: Path) -> None:
-    shutil.copytree(PRETRAINED / SMALLEST, tmp_path / "mine")
-    assert run("export", str(tmp_path / "mine"), "--out", str(tmp_path / "bundles")) == 0
+def test_export_takes_a_folder_of_own_weights(tiny_source: Path, tmp_path: Path) -> None:
+    assert run("export", str(tiny_source), "--out", str(tmp_path / "bundles")) == 0
     assert Bundle.open(tmp_path / "bundles" / SMALLEST).manifest.graph("network", "fp16") is None
 
 

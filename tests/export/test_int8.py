@@ -1,14 +1,13 @@
 """An int8 network that its gates would refuse keeps the nodes it needs in float32, or says why it cannot."""
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from coronanet.engines.bundle import CARD, WEIGHTS, Bundle
+from coronanet.engines.bundle import CARD, WEIGHTS
 from coronanet.engines.places import HOME_VARIABLE
-from coronanet.engines.predictor import REFERENCE, Predictor
 from coronanet.engines.slices import GateSlices, phantom_slices
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
@@ -16,25 +15,28 @@ from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError
 from coronanet.model.weights import load_network, save_weights
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+from .conftest import slices_of
 
 
-def slices_of(bundle: Bundle) -> GateSlices:
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No search is known from an earlier run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def slices(source: Path, tmp_path_factory: pytest.TempPathFactory) -> GateSlices:
     """Slices whose truth is what the float32 network says of them."""
-    with Predictor.open(bundle, REFERENCE) as predictor:
-        samples = tuple(
-            replace(sample, group=f"patient-{number}", lung=predictor.predict(sample.image[None])[0])
-            for number, sample in enumerate(phantom_slices().samples)
-        )
-    return GateSlices("its own answers", samples, real=True)
+    return slices_of(export_bundle(source, tmp_path_factory.mktemp("plain"), phantom_slices()))
 
 
-def planted(tiny_source: Path, folder: Path, factor: float) -> Path:
-    """The same network with one channel between its first two convolutions ``factor`` times as large, so that one int8
-    scale for all of them leaves the others hardly a level."""
+@pytest.fixture(scope="module")
+def source(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network with one channel between its first two convolutions 2000 times as large, so that one int8 scale
+    for all of them leaves the others hardly a level."""
+    folder, factor = tmp_path_factory.mktemp("source"), 2000.0
     card = Card.load(tiny_source / CARD).model_copy(update={"tolerance": 0.005})
     network = load_network(card, tiny_source / WEIGHTS)
     weights = network.state_dict()
@@ -43,15 +45,12 @@ def planted(tiny_source: Path, folder: Path, factor: float) -> Path:
         for name in ("down.0.1.weight", "down.0.1.bias"):
             weights[name][0] *= factor
         weights["down.0.3.weight"][:, 0] /= factor
-    folder.mkdir()
     save_weights(network, folder / WEIGHTS)
     (folder / CARD).write_text(card.to_json(), encoding="utf-8")
     return folder
 
 
-def test_the_node_that_int8_would_spoil_is_found_and_kept(tiny_source: Path, tmp_path: Path) -> None:
-    source = planted(tiny_source, tmp_path / "source", 2000.0)
-    slices = slices_of(export_bundle(source, tmp_path / "plain", phantom_slices()))
+def test_the_node_that_int8_would_spoil_is_found_and_kept(source: Path, slices: GateSlices, tmp_path: Path) -> None:
     told: list[str] = []
     bundle = export_bundle(
         source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.005), progress=told.append
@@ -64,17 +63,15 @@ def test_the_node_that_int8_would_spoil_is_found_and_kept(tiny_source: Path, tmp
     assert census.figures["in_precision"] > 4 * census.figures["kept"]
 
 
-def test_a_margin_that_nothing_meets_ends_the_export_and_leaves_nothing(tiny_source: Path, tmp_path: Path) -> None:
-    source = planted(tiny_source, tmp_path / "source", 2000.0)
-    slices = slices_of(export_bundle(source, tmp_path / "plain", phantom_slices()))
+def test_a_margin_that_nothing_meets_ends_the_export_and_leaves_nothing(
+    source: Path, slices: GateSlices, tmp_path: Path
+) -> None:
     with pytest.raises(RefusedError, match=r"int8 does not pass its gates even with .* (labels|dice)"):
         export_bundle(source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.0))
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_optional_int8_is_left_out(tiny_source: Path, tmp_path: Path) -> None:
-    source = planted(tiny_source, tmp_path / "source", 2000.0)
-    slices = slices_of(export_bundle(source, tmp_path / "plain", phantom_slices()))
+def test_an_optional_int8_is_left_out(source: Path, slices: GateSlices, tmp_path: Path) -> None:
     bundle = export_bundle(source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.0, optional=True))
     assert bundle.manifest.graph("network", "int8") is None
     assert np.isin("network.fp32.onnx", [record.path for record in bundle.manifest.files])

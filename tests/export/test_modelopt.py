@@ -14,7 +14,7 @@ from coronanet.export.quantize import quantized_nodes
 from coronanet.export.to_tensorrt import build_plan
 from coronanet.model.errors import MissingPackageError, UsageError
 
-from .test_int8 import slices_of
+from .conftest import slices_of
 
 
 @pytest.fixture

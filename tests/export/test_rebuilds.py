@@ -1,6 +1,5 @@
 """What changes from build to build is measured, and found where something does."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,24 +7,20 @@ import pytest
 import torch
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.places import HOME_VARIABLE
-from coronanet.engines.predictor import REFERENCE, Predictor
-from coronanet.engines.slices import GateSlices, phantom_slices
+from coronanet.engines.slices import GateSlices
 from coronanet.export import making
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
 from torch import nn
 
+from .conftest import slices_of
+
 
 @pytest.fixture
 def slices(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateSlices:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
-    with Predictor.open(tiny_bundle, REFERENCE) as predictor:
-        samples = tuple(
-            replace(sample, group=f"patient-{number}", lung=predictor.predict(sample.image[None])[0])
-            for number, sample in enumerate(phantom_slices().samples)
-        )
-    return GateSlices("its own answers", samples, real=True)
+    return slices_of(tiny_bundle)
 
 
 def figures_of(bundle: Bundle) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from coronanet.model import phantom as module
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import NOTE, Phantom, make_labelled_phantom, make_phantom
 
@@ -12,8 +13,14 @@ def phantom() -> Phantom:
 
 
 def test_it_is_the_same_for_the_same_seed_and_another_for_another(phantom: Phantom) -> None:
+    module._draw.cache_clear()  # pyright: ignore[reportPrivateUsage]
     np.testing.assert_array_equal(make_phantom(size=256, slices=12).image, phantom.study.image)
     assert (make_phantom(size=256, slices=12, seed=1).image != phantom.study.image).mean() > 0.5
+
+
+def test_what_a_caller_does_to_it_reaches_no_other() -> None:
+    make_phantom(size=64, slices=2).image[:] = 0
+    assert make_phantom(size=64, slices=2).image.any()
 
 
 def test_it_is_a_study_that_says_it_is_synthetic(phantom: Phantom) -> None:

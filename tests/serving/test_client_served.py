@@ -24,6 +24,7 @@ from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TaskName
 from coronanet.serving.client import Answer, AsyncClient, Client, Connection, Tls, UnansweredError, UsageError
 from coronanet.serving.installation import environment, find_installation, link_backend
+from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -179,9 +180,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def secured(
-    repository: Path, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+    small_bundles: dict[TaskName, Bundle], certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Connection]:
     """A real Triton server that speaks TLS, asks for a client's certificate, and keeps inference behind a key."""
+    folder = tmp_path_factory.mktemp("secured")
+    repository = folder / "triton_repo"
+    fill_repository(small_bundles, repository, dict.fromkeys(small_bundles, Choice(threads=1)), instances=1)
     installation, port = find_installation(), Ports.free().grpc
     backends = link_backend(installation)
     options = {
@@ -205,7 +209,7 @@ def secured(
     command += [f"--{name}={value}" for name, value in options.items()]
     command.append("--backend-config=python,shm-region-prefix-name=coronanet-secured-")
     connection = Connection(f"127.0.0.1:{port}", certificates.tls, (KEY,))
-    log = tmp_path_factory.mktemp("secured") / "log"
+    log = folder / "log"
     with (
         log.open("wb") as file,
         subprocess.Popen(command, stdout=file, stderr=file, env=environment(installation), cwd=backends) as process,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from coronanet.engines.places import HOME_VARIABLE
-from coronanet.serving.keeper import SHM
+from coronanet.serving.keeper import LOOK_S, SHM
 from coronanet.serving.leftovers import Run, reap, runs_home
 
 #: Starts a run with a region, hands its lock to a process of its own, says both names, and waits.
@@ -62,6 +62,14 @@ def test_a_run_that_ends_leaves_nothing() -> None:
         (SHM / f"{run.prefix}region").write_bytes(b"x")
         assert len(_left(run.prefix)) == 2
         assert reap() == (), "it is alive"
+    assert _left(run.prefix) == []
+
+
+def test_the_end_of_a_run_does_not_wait_until_its_keeper_looks_by_itself() -> None:
+    with Run.begin() as run:
+        time.sleep(0.5)  # the keeper has looked, and waits
+        started = time.monotonic()
+    assert time.monotonic() - started < LOOK_S / 2
     assert _left(run.prefix) == []
 
 

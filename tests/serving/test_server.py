@@ -85,7 +85,7 @@ def test_it_declares_the_ensemble_of_the_contract(served: TritonEngine) -> None:
 
 
 def test_it_decides_what_the_local_ensemble_decides_on_the_phantom(local: LocalEnsemble, served: TritonEngine) -> None:
-    image = make_phantom().image
+    image = make_phantom(slices=10).image
     seen = [_assert_equal(local, served, image[start : start + 8]) for start in range(0, len(image), 8)]
     assert any(seen)
 
@@ -93,7 +93,7 @@ def test_it_decides_what_the_local_ensemble_decides_on_the_phantom(local: LocalE
 def test_it_decides_what_the_local_ensemble_decides_on_real_slices(
     local: LocalEnsemble, served: TritonEngine, real_slices: GateSlices
 ) -> None:
-    seen = [_assert_equal(local, served, image[None]) for image in real_slices.images]
+    seen = [_assert_equal(local, served, image[None]) for image in real_slices.images[::3]]
     assert any(seen)
 
 

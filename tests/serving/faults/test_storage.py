@@ -42,8 +42,8 @@ def test_a_disk_that_is_full_costs_the_study_that_does_not_fit_and_no_other(
     triton_server: TritonServer, tmp_path: Path
 ) -> None:
     small = replace(make_phantom(size=64, slices=4), name="small")
-    noise = np.random.default_rng(0).integers(-1000, 400, (24, 256, 256), dtype=np.int16)
-    large = replace(make_phantom(size=256, slices=24), name="large", image=noise)
+    noise = np.random.default_rng(0).integers(-1000, 400, (4, 512, 512), dtype=np.int16)
+    large = replace(make_phantom(size=512, slices=4), name="large", image=noise)
 
     def predict(folder: Path, *studies: Study) -> tuple[list[str], list[str]]:
         with TritonEngine(triton_server.address) as engine:
