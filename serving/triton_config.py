@@ -229,8 +229,8 @@ def _queue(*, limits: bool) -> dict[str, Any]:
 def _one_by_one(queue: dict[str, Any]) -> dict[str, Any]:
     """The queue of the embedded server: its timeouts, but no request waits there to be batched with the next one.
 
-    A CPU gains nothing from batches of several requests, and with the plain batcher, which waits for them, models in
-    Python were slower than with none (seen in Triton 24.10).
+    A CPU gains nothing from batches of several requests, and with the plain batcher models in Python were slower than
+    with none (seen in Triton 24.10; `docs/operations.md` has figures).
     """
     return {"preferred_batch_size": [1], **queue}
 
