@@ -35,6 +35,7 @@ def _assert_same(answers: dict[int, Answer], expected: list[Answer], count: int)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300 + SLICES)
 def test_killing_the_busiest_model_process_again_and_again_loses_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, record_property: Record
 ) -> None:
