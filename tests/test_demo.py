@@ -71,7 +71,6 @@ def test_the_demo_serves_the_phantom_and_leaves_results_and_nothing_else(
     assert all(word in table for word in ("multiclass", "onnxruntime", "ensemble", "p99 ms", "slices/s"))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_an_unreadable_study_before_a_good_one_is_exit_1_and_the_good_one_is_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -188,7 +188,6 @@ def test_a_peer_that_dies_in_its_first_call_is_skipped_and_the_rest_measured(
     assert missing.name == "missing"
 
 
-@pytest.mark.slow
 # Of torch's own modules, which it imports when it first compiles.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_compile_runs_where_a_compiler_is(

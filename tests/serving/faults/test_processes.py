@@ -34,7 +34,6 @@ def _assert_same(answers: dict[int, Answer], expected: list[Answer], count: int)
             np.testing.assert_array_equal(array, wanted[name], err_msg=f"slice {number}, {name}")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300 + SLICES)
 def test_killing_the_busiest_model_process_again_and_again_loses_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, record_property: Record

@@ -323,7 +323,6 @@ def test_drawn_masks_are_not_read(synthetic_data: Path, tmp_path: Path, monkeypa
     assert one.stages != other.stages, "the drawn masks score"
 
 
-@pytest.mark.slow
 def test_the_verb_publishes_weights_and_says_what_each_stage_is_worth(
     synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
