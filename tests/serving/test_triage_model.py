@@ -17,6 +17,8 @@ from coronanet.serving.server import Ports, TritonServer
 from coronanet.serving.triton_config import TRIAGE
 from numpy.typing import NDArray
 
+from .conftest import settled
+
 GATE = 0.5
 TASKS: tuple[TaskName, ...] = ("classification", "binary_segmentation", "lung_segmentation")
 Executions = Callable[[], dict[str, int]]
@@ -58,7 +60,7 @@ def executions(server: TritonServer) -> Executions:
             statistics: list[Any] = [client.get_inference_statistics(task) for task in TASKS]
         return {each.model_stats[0].name: int(each.model_stats[0].execution_count) for each in statistics}
 
-    return count
+    return lambda: settled(count)
 
 
 @pytest.fixture(scope="module")
