@@ -1,5 +1,7 @@
 """A repository that starts fast, for the tests that stop and kill servers."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,15 @@ from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
 from coronanet.model.tasks import TaskName
 from coronanet.serving.repository import fill_repository
+
+
+def settled(count: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """Counters that stand still: a server counts a moment after it has answered."""
+    before: dict[str, int] = {}
+    while (now := count()) != before:
+        before = now
+        time.sleep(0.3)
+    return now
 
 
 @pytest.fixture(scope="session")

@@ -31,20 +31,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from .conftest import settled
+
 KEY = ("infer-key", "s3cret=value")
 
 
 def _runs(address: str) -> dict[str, int]:
-    """How often each model has inferred; a server counts a moment after it has answered."""
-    runs: dict[str, int] = {}
+    """How often each model has inferred."""
     with grpc_client.InferenceServerClient(address) as client:
-        while True:
-            before = runs
+
+        def count() -> dict[str, int]:
             statistics: Any = client.get_inference_statistics()
-            runs = {model.name: int(model.execution_count) for model in statistics.model_stats}
-            if runs == before:
-                return runs
-            time.sleep(0.3)
+            return {model.name: int(model.execution_count) for model in statistics.model_stats}
+
+        return settled(count)
 
 
 def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:

@@ -16,6 +16,8 @@ from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
 from numpy.typing import NDArray
 
+from .conftest import settled
+
 GATE = 0.5
 TASKS: tuple[TaskName, ...] = ("classification", "binary_segmentation", "lung_segmentation")
 Executions = Callable[[], dict[str, int]]
@@ -57,7 +59,7 @@ def executions(server: TritonServer) -> Executions:
             statistics: list[Any] = [client.get_inference_statistics(task) for task in TASKS]
         return {each.model_stats[0].name: int(each.model_stats[0].execution_count) for each in statistics}
 
-    return count
+    return lambda: settled(count)
 
 
 @pytest.fixture(scope="module")
