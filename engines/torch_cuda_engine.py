@@ -1,5 +1,7 @@
 """The card's own torch network on the GPU, rewritten for inference, in float32 or float16."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -49,10 +51,10 @@ class TorchCudaEngine(CudaEngine):
         self._kind = KINDS[precision]
         # Tensor cores want the channels last; without them cuDNN is several times as fast with the channels first.
         self._layout = torch.contiguous_format if precision == "fp32" else torch.channels_last
-        self._module = (
-            rewrite(module, activations=precision == "fp16").to("cuda", self._kind).to(memory_format=self._layout)
-        )  # pyright: ignore[reportCallIssue]
-        self._allocate()
+        with memory_told():
+            on_gpu = rewrite(module, activations=precision == "fp16").to("cuda", self._kind)
+            self._module = on_gpu.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+            self._allocate()
 
     def close(self) -> None:
         del self._module
@@ -62,11 +64,26 @@ class TorchCudaEngine(CudaEngine):
         pixels, logits = (self._tensor(spec, batch) for spec in (*self.inputs, *self.outputs))
         # fp32 means fp32: TF32 keeps 10 bits of the 23.
         exact: Any = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
-        with torch.inference_mode(), exact, self._torch.current():
+        with memory_told(), torch.inference_mode(), exact, self._torch.current():
             logits.copy_(self._module(pixels.to(self._kind, memory_format=self._layout)))
 
     def _tensor(self, spec: TensorSpec, batch: int) -> torch.Tensor:
         return self._torch.tensor(self._buffers[spec.name], getattr(torch, spec.dtype), shape_of(spec, batch))
+
+
+@contextmanager
+def memory_told() -> Generator[None]:
+    """Says in one line that the GPU has no memory left.
+
+    Raises:
+        UsageError: it has none.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UsageError(
+            "the GPU is out of memory: send smaller batches, or end what else uses it", page="out-of-memory"
+        ) from error
 
 
 def open_torch_cuda(

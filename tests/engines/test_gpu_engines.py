@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from coronanet.engines.base import Tensors
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.cuda_engine import CudaEngine
 from coronanet.engines.cuda_memory import Device
 from coronanet.engines.open import Backend, is_installed, open_engine
 from coronanet.engines.slices import phantom_slices
+from coronanet.engines.torch_cuda_engine import memory_told
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.errors import MissingPackageError, UsageError
@@ -126,3 +128,9 @@ def test_a_file_that_is_no_network_is_refused(gpu: Device, tiny_bundle: Bundle, 
     bundle = Bundle(copy, tiny_bundle.manifest, tiny_bundle.card, "")
     with pytest.raises(UsageError, match="ONNX Runtime on CUDA cannot load"):
         open_engine(bundle, backend="onnxruntime_cuda")
+
+
+def test_a_gpu_without_memory_says_so_in_a_line_with_a_page() -> None:
+    message = r"the GPU is out of memory: send smaller batches.*docs/errors.md#out-of-memory"
+    with pytest.raises(UsageError, match=message), memory_told():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
