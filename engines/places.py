@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import platformdirs
 
 from ..model.errors import UsageError
-from ..model.tasks import TASK_NAMES, TaskName
+from ..model.tasks import TaskName
 from .bundle import Bundle
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class BundleProvider(Protocol):
     """Opens the bundles in a folder (None: the usual place), exporting the weights that ship where they are not there
-    yet; with a ``key`` it exports nothing, and takes only what that key signed. Of the ``tasks`` alone."""
+    yet; with a ``key`` it exports nothing, and takes only what that key signed. ``tasks`` None: all four."""
 
     def __call__(
-        self, folder: Path | None, /, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] = TASK_NAMES
+        self, folder: Path | None, /, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] | None = None
     ) -> Mapping[TaskName, Bundle]: ...
 
 

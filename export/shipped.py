@@ -25,9 +25,11 @@ PRETRAINED = ROOT / "model" / "pretrained"
 
 
 def provide_bundles(
-    folder: Path | None, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] = TASK_NAMES
+    folder: Path | None, *, key: "PublicKey | None" = None, tasks: Sequence[TaskName] | None = None
 ) -> dict[TaskName, Bundle]:
-    """The bundles of the ``tasks`` in ``folder`` (None: the usual place), exported first where they are not there.
+    """The bundles of the ``tasks`` in ``folder``, exported first where they are not there.
+
+    Without ``tasks`` there are all four; without ``folder`` they lie in the usual place.
 
     In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced;
     in a folder that the user names it is left alone. With a ``key`` every bundle must carry its signature, and is taken
@@ -40,8 +42,9 @@ def provide_bundles(
         MissingPackageError: something must be exported and torch is not installed.
     """
     home = bundle_home(folder)
+    wanted = TASK_NAMES if tasks is None else tasks
     bundles: dict[TaskName, Bundle] = {}
-    for name in tasks:
+    for name in wanted:
         if (home / name / MANIFEST).is_file():
             bundle = Bundle.open(home / name, key=key)
             if bundle.card.task != name:
@@ -50,7 +53,7 @@ def provide_bundles(
                 )
             if folder is not None or key is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
-    if missing := [name for name in tasks if name not in bundles]:
+    if missing := [name for name in wanted if name not in bundles]:
         if key is not None:
             raise UsageError(
                 f"no bundle at {home / missing[0]}, and what is exported on first use is not signed: "
@@ -58,7 +61,7 @@ def provide_bundles(
             )
         sources = [PRETRAINED / name for name in missing]
         bundles |= export_all(sources, home, half=True, int8=wants_int8(), optional=True, data=None)
-    return {name: bundles[name] for name in tasks}
+    return {name: bundles[name] for name in wanted}
 
 
 def holds(bundle: Bundle, source: Path) -> bool:

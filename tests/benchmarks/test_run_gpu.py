@@ -46,7 +46,7 @@ def test_without_a_gpu_it_measures_the_cpu_and_says_what_was_skipped(
     assert done.returncode == 0, done.stderr
     skipped = (tmp_path / "out" / "skipped.txt").read_text()
     assert "nvidia-smi finds no GPU here" in skipped
-    report = read_engines(tmp_path / "out" / "classification.json")
+    report = read_engines(tmp_path / "out" / f"{TASK}.json")
     assert {result.case.batch for result in report.results} >= {1, 2}
     assert report.peers
     assert any("tensorrt" in item.what for item in report.skipped)
