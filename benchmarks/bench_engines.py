@@ -192,8 +192,9 @@ def pixels_of(bundle: Bundle, image: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def hide_folder(bundle: Bundle, error: Exception) -> str:
-    """A reason for a report, which names no folder of this machine."""
-    return str(error).replace(str(bundle.path), bundle.path.name)
+    """A reason for a report, which names no folder of this machine: neither the bundle's nor the one that holds it."""
+    folder = bundle.path.parent
+    return str(error).replace(str(bundle.path), bundle.path.name).replace(str(folder), folder.name)
 
 
 def feeds_of(bundle: Bundle, image: NDArray[np.int16]) -> Tensors:

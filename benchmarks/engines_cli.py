@@ -92,7 +92,9 @@ def engines(
 
     ways = all_ways(names("--backend", backend, BACKENDS), names("--precision", precision, PRECISION_NAMES), threads)
     if against is not None and (baseline is not None or peers or peer or batch == UP):
-        raise UsageError(f"--against compares two folders of bundles: leave --baseline, --peers and --batch {UP} out")
+        raise UsageError(
+            f"--against compares two folders of bundles: leave --baseline, --peers, --peer and --batch {UP} out"
+        )
     batches = None if batch == UP else numbers("--batch", batch)
     beside = peers_beside(ways, peer or ()) if peers or peer else ()
     asked = _Asked(

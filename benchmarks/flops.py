@@ -58,7 +58,7 @@ def count_layers(path: Path, batch: int, *, arithmetic: Precision | None = None)
     """The layers of an ONNX file for a batch.
 
     Args:
-        arithmetic: what the engine computes and stores in where that is not the file's own: bf16 for a file in fp32.
+        arithmetic: what the engine computes and stores in where that is not the file's own: bf16 or fp16 for fp32.
 
     Raises:
         UsageError: a shape cannot be inferred.
@@ -188,7 +188,7 @@ class _Counter:
         if written and name in self._quantised and self._readers[name] == 1:
             return self._elements(name)
         width = helper.tensor_dtype_to_np_dtype(self._type(self._source(name))).itemsize
-        if self._arithmetic == "bf16" and width == 4 and self._type(name) == TensorProto.FLOAT:
+        if self._arithmetic is not None and width == 4 and self._type(name) == TensorProto.FLOAT:
             width = 2
         return self._elements(name) * width
 

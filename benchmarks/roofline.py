@@ -19,8 +19,9 @@ def roofline(bundle: Bundle, way: Way, batch: int, p50_ms: float, ceilings: Ceil
         UsageError: the graph's shapes cannot be inferred.
     """
     choice = way.choice
-    path = bundle.file(bundle.require("network", file_precision(choice.backend, choice.precision)))
-    layers = count_layers(path, batch, arithmetic="bf16" if choice.precision == "bf16" else None)
+    of_file = file_precision(choice.backend, choice.precision)
+    path = bundle.file(bundle.require("network", of_file))
+    layers = count_layers(path, batch, arithmetic=choice.precision if choice.precision != of_file else None)
     return under(layers, choice.precision, p50_ms, ceilings)
 
 

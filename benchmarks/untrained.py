@@ -41,13 +41,23 @@ def write_untrained(folder: Path, *, features: int, size: int) -> Card:
         licence="Apache-2.0",
         intended_use=INTENDED_USE,
     )
+    write_source(card, folder)
+    return card
+
+
+def write_source(card: Card, folder: Path) -> None:
+    """Write a card, and seeded weights of its network, such that what goes through it keeps its size from layer to
+    layer, as in a trained network.
+
+    Raises:
+        UsageError: there is no such network.
+        OSError: the folder cannot be written to.
+    """
     torch.manual_seed(0)
     network = build(card)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # So that what goes through it keeps its size from layer to layer, as in a trained network.
             nn.init.kaiming_normal_(module.weight)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(network, folder / WEIGHTS)
     (folder / CARD).write_text(card.to_json(), encoding="utf-8")
-    return card

@@ -112,7 +112,7 @@ def examine() -> Diagnosis:
         python=platform.python_version(),
         machine=machine,
         nvidia=nvidia,
-        packages=list_packages(_requirements()),
+        packages=list_packages(requirements()),
         triton_server=installed_version("nvidia-pytriton") if find_server() else None,
         trials=run_trials(),
         verbs=tuple(diagnose(name, modules) for name, modules in VERBS.items()),
@@ -120,7 +120,7 @@ def examine() -> Diagnosis:
     )
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     """What is asked for, as metadata spells it; of pyproject.toml where the checkout is run without being installed."""
     try:
         return importlib.metadata.requires("coronanet") or []

@@ -77,13 +77,13 @@ def try_backend(backend: str, precision: Precision) -> Trial:
 
 def _missing(backend: str) -> tuple[str, str] | None:
     """What a trial needs that is not installed, and the command that brings it."""
+    for module in (MODULES.get(backend, backend), "onnx"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed", REMEDIES[module]
     if backend == "onnxruntime_cuda" and not is_installed(backend):
         return "the ONNX Runtime here has no CUDA, and two cannot be installed at once", REMEDIES[backend]
     if backend == "torch_cuda" and not is_installed(backend):
         return "the torch here was built without CUDA", REMEDIES[backend]
-    for module in (MODULES.get(backend, backend), "onnx"):
-        if importlib.util.find_spec(module) is None:
-            return f"{module} is not installed", REMEDIES[module]
     return None
 
 

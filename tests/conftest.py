@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coronanet.benchmarks.untrained import write_source
 from coronanet.engines import ranking, slices
 from coronanet.engines.bundle import CARD, MANIFEST, WEIGHTS, Bundle, Precision
 from coronanet.engines.cuda_memory import Device, find_device
@@ -35,7 +36,6 @@ from coronanet.export.plan_target import plan_target
 from coronanet.export.shipped import PRETRAINED, provide_bundles
 from coronanet.export.to_tensorrt import build_plan
 from coronanet.model.card import Card, Geometry, Network
-from coronanet.model.networks import build
 from coronanet.model.phantom import make_labelled_phantom, make_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TASK_NAMES, TASKS, Task, TaskName
@@ -97,14 +97,7 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shipped = Card.load(PRETRAINED / "lung_segmentation" / CARD)
     network = Network(family="unet", parameters={"features": 4})
     card = shipped.model_copy(update={"network": network, "geometry": Geometry(height=64, width=64)})
-    torch.manual_seed(0)
-    untaught = build(card)
-    for module in untaught.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # So that what it puts out keeps its size from layer to layer, as a trained network's does.
-            nn.init.kaiming_normal_(module.weight)
-    save_weights(untaught, folder / WEIGHTS)
-    (folder / CARD).write_text(card.to_json(), encoding="utf-8")
+    write_source(card, folder)
     return folder
 
 

@@ -13,15 +13,19 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from coronanet import cli
 from coronanet.benchmarks import fresh, peers
 from coronanet.benchmarks.against import measure_against
-from coronanet.benchmarks.bench_engines import Extras, engine_call, measure_engines
+from coronanet.benchmarks.bench_engines import Extras, engine_call, hide_folder, measure_engines
 from coronanet.benchmarks.fresh import measure_fresh
+from coronanet.benchmarks.gpu import Staged
 from coronanet.benchmarks.inputs import phantom_slices
 from coronanet.benchmarks.memory import Growth, available_bytes
-from coronanet.benchmarks.peers import Peer, PeerEngine, all_peers
+from coronanet.benchmarks.peers import Peer, PeerEngine, TorchCudaPeer, all_peers, peers_beside
 from coronanet.benchmarks.prove import prove
+from coronanet.benchmarks.report import Ceilings
+from coronanet.benchmarks.roofline import roofline
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.timing import NS_PER_MS, Plan, WarmUpRule, interleave
 from coronanet.benchmarks.trtexec import latencies_ns, run_trtexec
@@ -255,7 +259,7 @@ def test_against_takes_bundles_and_says_what_to_do_with_a_file(
     assert "--baseline" in error
     code, _, error = run([*quick, "--against", str(tmp_path), "--batch", "up"], capsys)
     assert code == 2
-    assert "leave --baseline, --peers and --batch up out" in error
+    assert "leave --baseline, --peers, --peer and --batch up out" in error
 
 
 @pytest.mark.usefixtures("tiny_cli")
@@ -398,3 +402,67 @@ def test_what_tensorrts_own_tool_dies_of_is_its_last_line(
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UsageError, match="is not on the PATH"):
         run_trtexec(tiny_bundle, 1)
+
+
+def test_peers_are_those_of_the_devices_that_are_measured_or_those_that_are_named() -> None:
+    gpu = Way(Choice("torch_cuda", "fp16"), graphs=True)
+    beside = {device: {peer.name for peer in peers_beside(ways)} for device, ways in (("cpu", [ORT]), ("gpu", [gpu]))}
+    assert {"torch eager", "openvino defaults"} <= beside["cpu"]
+    assert {"torch cuda", "onnxruntime cuda fp16"} <= beside["gpu"]
+    assert not beside["cpu"] & beside["gpu"]
+    assert {peer.name for peer in peers_beside([ORT, gpu])} == beside["cpu"] | beside["gpu"]
+    assert [peer.name for peer in peers_beside([ORT], ["torch bf16", "torch cuda"])] == ["torch bf16", "torch cuda"]
+    with pytest.raises(UsageError, match=r"no peer 'trtexec': expected one of torch eager, "):
+        peers_beside([ORT], ["trtexec"])
+
+
+def test_a_peer_on_a_gpu_is_taken_apart_with_a_wait_after_every_stage(tiny_bundle: Bundle) -> None:
+    log: list[str] = []
+
+    def stage(name: str) -> Callable[[Any], Any]:
+        def work(value: Any) -> Any:
+            log.append(name)
+            return torch.as_tensor(value)
+
+        return work
+
+    peer = TorchCudaPeer(tiny_bundle.require("network"), stage("up"), stage("net"), lambda: log.append("wait"))
+    assert isinstance(peer, Staged)
+    feeds = {"pixels": np.ones((1, 1, 64, 64), np.float32)}
+    times = peer.time_stages(feeds)
+    assert log == ["wait", "up", "wait", "net", "wait", "wait"]
+    assert min(times.upload_ns, times.compute_ns, times.download_ns) > 0
+    np.testing.assert_array_equal(peer.infer(feeds)["logits"], feeds["pixels"])
+
+
+def test_the_roof_is_that_of_the_arithmetic_and_not_of_the_file(tiny_bundle: Bundle) -> None:
+    ceilings = Ceilings(
+        device="gpu", flops_per_s={"fp32": 1e9, "fp16": 1e10}, reached_by={}, bytes_per_s=1e12, memory=()
+    )
+    single, half = (
+        roofline(tiny_bundle, Way(Choice("torch_cuda", precision)), 1, 1.0, ceilings) for precision in ("fp32", "fp16")
+    )
+    assert half.flops == single.flops
+    assert half.bytes == single.bytes // 2
+    assert half.bound_ms == pytest.approx(single.bound_ms / 10, rel=0.1)
+
+
+def test_a_reason_names_no_folder_of_this_machine(tiny_bundle: Bundle) -> None:
+    folder = tiny_bundle.path.parent
+    told = hide_folder(tiny_bundle, UsageError(f"{tiny_bundle.path} has no plan: export --out {folder}"))
+    assert told == f"{tiny_bundle.path.name} has no plan: export --out {folder.name}"
+
+
+def test_only_the_bundles_of_the_tasks_that_are_measured_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def provide(_: Path | None, tasks: Sequence[TaskName]) -> dict[TaskName, Bundle]:
+        asked.append(tasks)
+        return dict.fromkeys(tasks, tiny_bundle)
+
+    monkeypatch.setattr(cli, "provide_bundles", provide)
+    quick = ["--backend", "onnxruntime", "--repeats", "3", "--no-fresh", "--no-roofline"]
+    assert run(["--task", TASK, *quick], capsys)[0] == 0
+    assert asked == [[TASK]]

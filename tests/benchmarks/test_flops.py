@@ -125,9 +125,11 @@ def test_the_u_net_of_the_talk_takes_119_gflop_a_slice(tmp_path: Path) -> None:
 def test_half_precision_moves_half_the_bytes_and_counts_the_same_operations(tmp_path: Path) -> None:
     file = export_unet(4, 64, tmp_path / "unet.onnx")
     single = count_layers(file, 1)
-    bf16 = count_layers(file, 1, arithmetic="bf16")
-    assert {layer.precision for layer in bf16} == {"bf16"}
-    assert sum(layer.bytes for layer in bf16) == sum(layer.bytes for layer in single) // 2
+    kinds: tuple[Precision, ...] = ("bf16", "fp16")
+    for kind in kinds:
+        half = count_layers(file, 1, arithmetic=kind)
+        assert {layer.precision for layer in half} == {kind}
+        assert sum(layer.bytes for layer in half) == sum(layer.bytes for layer in single) // 2
     convert_to_half(file, tmp_path / "half.onnx")
     half = count_layers(tmp_path / "half.onnx", 1)
     assert total_flops(half) == pytest.approx(total_flops(single), rel=0.001)

@@ -9,8 +9,10 @@ from coronanet.benchmarks.untrained import write_untrained
 from coronanet.cli import main
 from coronanet.engines.open import open_engine
 from coronanet.engines.slices import phantom_slices
+from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
+from coronanet.model.errors import UsageError
 
 
 def test_it_is_exported_like_one_that_was_trained_and_says_what_it_is(tmp_path: Path) -> None:
@@ -47,3 +49,16 @@ def test_a_size_that_cannot_be_halved_five_times_and_a_folder_in_use_are_refused
         main(["bench", "untrained", str(tmp_path / "used"), "--features", "8", "--size", "64"])
     assert "there are weights in" in capsys.readouterr().err
     assert (tmp_path / "used" / "weights.safetensors").read_bytes() == before
+
+
+def test_the_largest_batch_is_the_one_that_the_export_asked_for(tmp_path: Path) -> None:
+    write_untrained(tmp_path / "source", features=4, size=32)
+    bundle = export_bundle(tmp_path / "source", tmp_path / "out", phantom_slices(), Wanted(max_batch=20))
+    for graph in ("preprocess", "network", "decide"):
+        batch = bundle.require(graph).batch
+        assert batch is not None
+        assert (batch.min, batch.opt, batch.max) == (1, 10, 20)
+    with open_engine(bundle) as engine:
+        assert engine.infer({"pixels": np.ones((20, 1, 32, 32), np.float32)})["logits"].shape == (20, 1, 32, 32)
+        with pytest.raises(UsageError, match="expected a batch of at most 20, got 21"):
+            engine.infer({"pixels": np.ones((21, 1, 32, 32), np.float32)})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from coronanet.engines.base import Engine
 from coronanet.engines.bundle import Bundle, Precision
-from coronanet.engines.open import BACKENDS, PRECISIONS, is_installed, open_engine
+from coronanet.engines.open import BACKENDS, GPU_BACKENDS, PRECISIONS, is_installed, open_engine
 from coronanet.engines.predictor import Choice
 from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import MissingPackageError, UsageError
@@ -15,7 +15,7 @@ from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
 CHOICES = [
-    pytest.param(Choice(backend, precision), marks=[pytest.mark.gpu] if backend == "tensorrt" else [])
+    pytest.param(Choice(backend, precision), marks=[pytest.mark.gpu] if backend in GPU_BACKENDS else [])
     for backend in BACKENDS
     for precision in PRECISIONS[backend]
 ]

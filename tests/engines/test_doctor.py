@@ -1,5 +1,6 @@
 """The doctor: what is here, what is missing, and the command that brings it."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -173,3 +174,17 @@ def test_what_people_copy_from_the_tables_is_the_whole_command(
     with pytest.raises(SystemExit):
         cli.main(["doctor"])
     assert "pip install 'coronanet[train]'" in capsys.readouterr().out
+
+
+def test_a_checkout_that_is_not_installed_asks_for_the_packages_of_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> set[tuple[str, str]]:
+        return {(package.name.lower(), package.extra) for package in doctor.list_packages(doctor.requirements())}
+
+    installed = asked()
+
+    def nobody(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", nobody)
+    assert asked() == installed
+    assert ("onnxruntime-gpu", "gpu") in installed

@@ -72,3 +72,11 @@ def test_the_same_bundle_gives_the_same_bytes_and_another_another_serial_number(
     assert bill["metadata"]["timestamp"] == manifest.created
     changed = bill_of_materials(manifest.model_copy(update={"created": "2026-01-01T00:00:00+00:00"}), tiny_bundle.card)
     assert changed["serialNumber"] != bill["serialNumber"]
+
+
+def test_a_checkout_that_is_not_installed_has_no_version_and_says_so(tiny_bundle: Bundle) -> None:
+    tools = {name: version for name, version in tiny_bundle.manifest.tools.items() if name != "coronanet"}
+    bill = bill_of_materials(tiny_bundle.manifest.model_copy(update={"tools": tools}), tiny_bundle.card)
+    assert schema_error(bill) is None
+    (maker,) = bill["metadata"]["tools"]["components"]
+    assert (maker["name"], maker["version"]) == ("coronanet", "not installed")

@@ -34,8 +34,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import default_collate
 
-STEPS = 6
-BATCH_SIZE = 12
+STEPS = 12
+BATCH_SIZE = 16
 #: Share of labels on which the forms may differ: many pixels of a network that has hardly learnt are near a tie.
 TOLERANCE = 3e-3
 
