@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 EXTRAS := train,cpu,rtx,serve,dicom,sign,dev
 BIN := .venv/bin
+# Tests of a real server on one side, everything else beside them: most of them wait more than they compute.
+TEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 READY := .venv/ready
 # The lock is for 3.11; `make PYTHON=…` names another interpreter. Looked up only where a recipe uses it.
 PYTHON = $(shell for name in python3.11 python3 python; do \
@@ -42,14 +44,14 @@ demo: $(READY)
 	@$(BIN)/coronanet demo $(if $(DATA),'$(DATA)') $(if $(WINDOW),--window $(WINDOW))
 
 test: $(READY)
-	@$(BIN)/pytest
+	@$(TEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest
+	$(TEST)
 
 clean:
 	rm -rf out bundles runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache triton_repo/*/1

@@ -14,7 +14,7 @@ from ..engines.bundle import Bundle
 from ..engines.cuda_engine import CudaEngine
 from ..engines.open import Backend, is_installed, open_engine
 from ..engines.ranking import Ranking
-from ..model.errors import CoronanetError, UsageError
+from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .engine_results import case_of, engine_result, peer_result
 from .fresh import METHOD as FRESH_METHOD
@@ -121,7 +121,10 @@ def measure_engines(
             growth: dict[Way, Growth] = {}
             for batch in batches if batches is not None else _doublings(opened):
                 tell(f"{name}, batch {batch}")
-                _measure_group(run, bundle, batch, opened, peers=peers, growth=growth, ranking=ranking)
+                try:
+                    _measure_group(run, bundle, batch, opened, peers=peers, growth=growth, ranking=ranking)
+                except Exception as error:  # what was measured before must not be lost
+                    run.skip(f"{name} batch {batch}", _first_line(hide_folder(bundle, error)))
     if not run.results:
         reasons = "; ".join(f"{item.what}: {item.reason}" for item in run.skipped)
         raise UsageError(f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}")
@@ -156,9 +159,18 @@ def _measure_group(
     feeds = feeds_of(bundle, batch_of(run.image, batch))
     calls: dict[Hashable, Call] = {way: engine_call(engine, feeds) for way, engine in fitting.items()}
     beside = {peer: engine for peer, engine in peers.items() if engine.max_batch >= batch}
-    differences = _first_calls(run, beside, feeds, _reference(opened), what=f"{name} {{}} batch {batch}")
+    warm: dict[Hashable, WarmUp] = {}
+    for way in list(fitting):
+        try:
+            warm[way] = warm_up(calls[way], run.rule)
+        except Exception as error:  # a runtime that fails raises what it likes, and the others go on
+            run.skip(f"{name} {way} batch {batch}", _first_line(hide_folder(bundle, error)))
+            del fitting[way], calls[way]
+    if not fitting:
+        return
+    differences = _first_calls(run, beside, feeds, _reference(fitting), what=f"{name} {{}} batch {batch}")
     calls |= {peer: engine_call(beside[peer], feeds) for peer in differences}
-    warm = {key: warm_up(call, run.rule) for key, call in calls.items()}
+    warm |= {peer: warm_up(calls[peer], run.rule) for peer in differences}
     calls[NAME] = make_yardstick()
     taken = interleave(calls, run.plan, items=batch)
     run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
@@ -210,8 +222,8 @@ def _open(run: _Run, bundle: Bundle, ways: Sequence[Way], stack: ExitStack, open
             continue
         try:
             opened[way] = stack.enter_context(opener(bundle, way))
-        except CoronanetError as error:
-            run.skip(what, hide_folder(bundle, error))
+        except Exception as error:  # as where it is called
+            run.skip(what, _first_line(hide_folder(bundle, error)))
     return opened
 
 

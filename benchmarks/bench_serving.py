@@ -1,5 +1,6 @@
 """`bench serving`: models of a running server under load, and the same chain in this process, in the same run."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -187,15 +188,16 @@ def limits_of(results: Sequence[LoadResult], rates: Sequence[RateResult], budget
             for result in results
             if _is_served(result.case, model) and result.statistics
         ]
+        # A rate at which nothing was answered is as bad as any; one at which nothing was asked says nothing.
         asked = [
             Point(
                 rate.case.rate_per_s,
-                rate.statistics.throughput_per_s,
-                percentile_ms(rate.statistics, percentile),
+                rate.statistics.throughput_per_s if rate.statistics else 0.0,
+                percentile_ms(rate.statistics, percentile) if rate.statistics else math.inf,
                 rate.kept_up,
             )
             for rate in rates
-            if rate.case.model == model and rate.statistics
+            if rate.case.model == model and rate.requests
         ]
         if streams:
             found.append(_limits(model, "closed", streams, closed_knee(streams), budget))

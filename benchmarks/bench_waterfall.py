@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .bench_serving import LoadTarget, label
 from .inputs import batch_of, describe, feeds_for
-from .load import Block, LoadPlan, Streams
+from .load import Block, Load, LoadPlan, Streams
 from .protocol import Method, Protocol, observe
 from .report import Statistics
+from .serving_report import conceal_address
 from .timing import NS_PER_MS, Samples, WarmUpRule, warm_up
 from .trace import RequestTrace, read_traces
 from .triton_admin import TritonAdmin
@@ -54,12 +56,13 @@ class Probe(TritonEngine):
         super().__init__(server, model=model, timeout_s=timeout_s)
         # What a trace of yesterday in the same folder cannot have.
         self._name = secrets.token_hex(6)
+        self._number = count()
         self.spans: list[ClientSpan] = []
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         start_ns = time.perf_counter_ns()
         request = self._model.request(feeds)
-        request.id = f"{self._name}-{len(self.spans)}"
+        request.id = f"{self._name}-{next(self._number)}"
         sent_ns = time.perf_counter_ns()
         try:
             response = self._model_infer(request, timeout=self._timeout_s, metadata=self._connection.metadata)
@@ -91,7 +94,7 @@ def measure_waterfall(
     Args:
         server: ``HOST:PORT`` of its gRPC endpoint, or a connection with TLS or keys.
         image: int16 HU ``[Z, H, W]``; a request carries its first ``batch`` slices.
-        local: the same chain in this process, one target a number of streams; none leaves the tax out.
+        local: the same chain in this process, one target a number of streams; where none has as many, there is no tax.
         trace_file: where the server's trace is seen from here, where that is not what the server calls it.
         advance: told what comes next.
 
@@ -117,25 +120,26 @@ def measure_waterfall(
         for concurrency in concurrencies:
             tell(f"concurrency {concurrency}")
             case = WaterfallCase(model=model, concurrency=concurrency, batch=batch)
-            run = _Run(admin, case, open_probe, _nearest(local, concurrency), plan, rule)
+            same = next((target for target in local if target.case.concurrency == concurrency), None)
+            run = _Run(admin, case, open_probe, same, plan, rule)
             results.append(run.result(sent, protocol, waits_for, file))
     return WaterfallReport(protocol=protocol, results=tuple(results))
 
 
-def _nearest(local: Sequence[LoadTarget], concurrency: int) -> LoadTarget | None:
-    """The chain in process with as many streams, or with the most there are below."""
-    fitting = [target for target in local if target.case.concurrency <= concurrency]
-    return max(fitting, key=lambda target: target.case.concurrency, default=None)
-
-
 @dataclass(frozen=True)
 class _Bursts:
-    """What one concurrency came to: the client's spans of the traced requests that count, and bursts of the others."""
+    """What one concurrency came to: bursts with and without a trace, and the client's spans of those that count."""
 
     spans: list[ClientSpan]
+    traced: list[Block]
     untraced: list[Block]
     in_process: list[Block]
     counted: dict[str, StepStatistics]
+
+    @property
+    def load(self) -> Load:
+        """All that was sent."""
+        return Load((*self.traced, *self.untraced, *self.in_process), 1)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class _Run:
 
     def bursts(self, image: NDArray[np.int16]) -> _Bursts:
         """All rounds: without a trace, in process, with a trace."""
-        found = _Bursts([], [], [], {})
+        found = _Bursts([], [], [], [], {})
         probes: list[Probe] = []
 
         def open_probe() -> Probe:
@@ -175,7 +179,7 @@ class _Run:
                 earlier, marks = self.admin.statistics(), [len(probe.spans) for probe in probes]
                 self.admin.trace(self.case.model, on=True)
                 try:
-                    served.run(requests, limit_s)
+                    found.traced.append(served.run(requests, limit_s))
                 finally:
                     self.admin.trace(self.case.model, on=False)
                 # The first request of every stream in a burst is not counted.
@@ -191,6 +195,10 @@ class _Run:
     ) -> WaterfallResult:
         before = _trace_files(file)
         bursts = self.bursts(image)
+        load = bursts.load
+        if not bursts.spans:
+            failures = "; ".join(load.errors) or "none was sent"
+            raise UsageError(f"expected answers at concurrency {self.case.concurrency}, found none: {failures}")
         traces = _await_traces(file, before, self.case.model, {span.request_id for span in bursts.spans})
         pairs = [(span, traces[span.request_id]) for span in bursts.spans if span.request_id in traces]
         if not pairs:
@@ -202,6 +210,7 @@ class _Run:
         breakdowns = [break_down(span, trace, waits_for, one_clock=one_clock) for span, trace in pairs]
         steps = step_records(breakdowns, traced=_totals(traces), counted=bursts.counted)
         sums = reconcile(breakdowns, len(bursts.spans), one_clock=one_clock)
+        errors = conceal_address(load.errors, self.admin.address)
         whole = Samples(tuple(span.whole_ns for span, _ in pairs), self.case.batch)
         return WaterfallResult(
             case=self.case,
@@ -213,8 +222,15 @@ class _Run:
             steps=steps,
             reconciliation=sums,
             tax=_tax(self.local, bursts),
-            warnings=(*warnings_of(steps, sums), *whole.warnings),
+            errors=errors,
+            warnings=(*warnings_of(steps, sums), *_failures(errors, load.requests), *whole.warnings),
         )
+
+
+def _failures(errors: Mapping[str, int], requests: int) -> tuple[str, ...]:
+    if not errors:
+        return ()
+    return (f"failures: {sum(errors.values())} of {requests} requests, which are in no figure: {'; '.join(errors)}",)
 
 
 def _tax(local: LoadTarget | None, bursts: _Bursts) -> Tax | None:

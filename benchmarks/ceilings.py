@@ -6,8 +6,9 @@ the roof is what its own layers lose and not what the library cannot do at all.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ LIMIT_S = 0.4
 WARM_UP = 3
 GPU_PRODUCT = 8192
 GPU_WORKING_SETS = (2**25, 2**30)
+#: Calls of a GPU that are waited for together.
+TOGETHER = 10
 
 
 def measure_cpu_ceilings(threads: int | None) -> Ceilings:
@@ -190,35 +193,49 @@ def measure_gpu_ceilings() -> Ceilings | str:
     if not torch.cuda.is_available():
         return "GPU ceilings need a torch that was built for CUDA and a GPU"
     torch.backends.cuda.matmul.allow_tf32 = False
-    side = GPU_PRODUCT
-    rates: dict[str, float] = {}
-    reached: dict[str, str] = {}
+    return torch_ceilings("cuda", torch.cuda.synchronize, GPU_PRODUCT, GPU_WORKING_SETS)
 
-    def on_gpu(work: Callable[[], object]) -> Call:
+
+def torch_ceilings(device: str, synchronize: Callable[[], object], side: int, working_sets: Sequence[int]) -> Ceilings:
+    """What torch reaches on a device by products ``[side, side]`` of noise and by copies; a precision that it cannot
+    multiply there is left out.
+
+    Args:
+        synchronize: waits for the device; once after `TOGETHER` calls, so that the wait weighs little.
+        working_sets: bytes that a copy reads and writes, the last larger than any cache.
+    """
+    import torch
+
+    def fastest_ns(work: Callable[[], object]) -> float:
         def call() -> None:
-            work()
-            torch.cuda.synchronize()
+            for _ in range(TOGETHER):
+                work()
+            synchronize()
 
-        return call
+        return fastest(call) / TOGETHER
 
-    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    for precision, kind in kinds.items():
-        one = torch.randn(side, side, device="cuda", dtype=kind)
-        rates[precision] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda one=one: one @ one))
-        reached[precision] = "torch, a product"
-    eight = torch.ones(side, side, device="cuda", dtype=torch.int8)
-    rates["int8"] = 2 * side**3 * NS_PER_S / fastest(on_gpu(lambda: torch._int_mm(eight, eight)))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-    reached["int8"] = "torch, a product"
+    # Noise, since products of equal numbers take less power, and so run at higher clocks, than those of a network.
+    numbers: dict[str, torch.Tensor] = {
+        precision: torch.randn(side, side, device=device, dtype=kind)
+        for precision, kind in {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.items()
+    }
+    numbers["int8"] = torch.randint(-128, 128, (side, side), device=device, dtype=torch.int8)
+    rates: dict[str, float] = {}
+    for precision, one in numbers.items():
+        product: Callable[..., object] = torch._int_mm if precision == "int8" else torch.matmul  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        try:
+            rates[precision] = 2 * side**3 * NS_PER_S / fastest_ns(partial(product, one, one))
+        except RuntimeError:
+            continue
     memory: list[MemoryLevel] = []
-    for size in GPU_WORKING_SETS:
-        source = torch.ones(size // 2, device="cuda", dtype=torch.uint8)
-        copy = torch.empty_like(source)
-        rate = size * NS_PER_S / fastest(on_gpu(lambda copy=copy, source=source: copy.copy_(source)))
+    for size in working_sets:
+        source = torch.ones(size // 2, device=device, dtype=torch.uint8)
+        rate = size * NS_PER_S / fastest_ns(partial(torch.empty_like(source).copy_, source))
         memory.append(MemoryLevel(working_set_bytes=size, bytes_per_s=rate))
     return Ceilings(
         device="gpu",
         flops_per_s=rates,
-        reached_by=reached,
+        reached_by=dict.fromkeys(rates, "torch, a product"),
         bytes_per_s=memory[-1].bytes_per_s,
         memory=tuple(memory),
     )

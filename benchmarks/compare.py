@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..engines.open import GPU_BACKENDS
 from ..model.errors import UsageError
 from .noise import Estimate, Run, apart, log_medians
+from .peers import all_peers
 from .protocol import EngineCase, LoadCase, PeerCase, Protocol
 from .report import CompareReport, Comparison, EngineReport
 from .serving_report import ServingReport
 from .timing import Samples
+from .trtexec import TRTEXEC
 from .yardstick import NAME as YARDSTICK
 
 ABSENT = "nothing"
@@ -19,7 +22,7 @@ Case = EngineCase | PeerCase | LoadCase
 
 @dataclass(frozen=True)
 class _Measured:
-    """One case, its rounds, and those of the yardstick beside them."""
+    """One case, its rounds, and those of the yardstick beside them; None for a server's and on a GPU."""
 
     case: Case
     rounds: Rounds
@@ -95,6 +98,7 @@ def comparison(case: Case, a: Rounds, b: Rounds, estimate: Estimate, relative_to
         noise_floor=estimate.floor,
         relative_to=relative_to,
         verdict=estimate.verdict,
+        rounds=estimate.rounds,
     )
 
 
@@ -113,9 +117,18 @@ def _measured(report: EngineReport | ServingReport) -> dict[str, _Measured]:
         return {_key(one.case): one for one in loads if one.rounds}
     rods = {(rod.task, rod.batch): rod.rounds_ns for rod in report.yardsticks}
     return {
-        _key(one.case): _Measured(one.case, one.rounds_ns, rods.get((one.case.task, one.case.batch)))
+        _key(one.case): _Measured(
+            one.case, one.rounds_ns, None if _on_gpu(one.case) else rods.get((one.case.task, one.case.batch))
+        )
         for one in (*report.results, *report.peers)
     }
+
+
+def _on_gpu(case: EngineCase | PeerCase) -> bool:
+    """Whether it runs where the yardstick, which is the CPU's, says nothing about it."""
+    if isinstance(case, EngineCase):
+        return case.backend in GPU_BACKENDS
+    return any(peer.name == case.peer and peer.device == "gpu" for peer in (*all_peers(), TRTEXEC))
 
 
 def _key(case: Case) -> str:

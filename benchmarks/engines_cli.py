@@ -17,7 +17,7 @@ from .options import FAILED, BundlesOption, OutOption, footer, names, numbers, p
 
 if TYPE_CHECKING:
     from .peers import Peer
-    from .report import EngineReport
+    from .report import Comparison, EngineReport
     from .timing import Plan, WarmUpRule
     from .ways import Way
 
@@ -108,8 +108,7 @@ def engines(
         report = _measure_against(ctx, asked, against)
     else:
         report = _measure(asked, baseline, vary or (), fresh=fresh, roofline=roofline, peers=beside)
-    slower = [str(each.case) for each in report.comparisons if each.verdict == "slower"] if baseline else []
-    failure = f"slower than {baseline}: {', '.join(slower)}" if slower else None
+    failure = _guard(report.comparisons, baseline) if baseline else None
     publish(report, out_file, as_json, failure)
     for note in engine_notes(report):
         warn(note)
@@ -128,6 +127,15 @@ def engines(
         # Not raised as an error: with --json that would print a second object.
         fail(failure)
         raise typer.Exit(FAILED)
+
+
+def _guard(comparisons: "Sequence[Comparison]", baseline: Path) -> str | None:
+    """Why a guard says no: a way is slower than in ``baseline``, or too few rounds say nothing about it."""
+    from .tables import unjudged_lines
+
+    slower = [str(each.case) for each in comparisons if each.verdict == "slower"]
+    whys = (f"slower than {baseline}: {', '.join(slower)}" if slower else "", *unjudged_lines(comparisons))
+    return "; ".join(filter(None, whys)) or None
 
 
 def _measure(

@@ -1,7 +1,8 @@
 """What a sweep says about a model: where more load stops helping, and how much it can do within a latency budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 #: From this share of the largest throughput on, more load brings latency and little else.
 NEARLY_ALL = 0.95
@@ -35,18 +36,22 @@ def closed_knee(points: Sequence[Point]) -> Point | None:
 
 def open_knee(points: Sequence[Point]) -> Point | None:
     """The highest rate that the model kept up with, as with every lower one; None where the lowest was too much."""
-    found: Point | None = None
-    for point in sorted(points, key=lambda point: point.load):
-        if not point.kept_up:
-            break
-        found = point
-    return found
+    good = _until_bad(points, lambda point: point.kept_up)
+    return good[-1] if good else None
 
 
 def within_budget(points: Sequence[Point], budget_ms: float) -> Point | None:
-    """The load with the largest throughput whose latency keeps within the budget; None where none does."""
-    good = [point for point in points if point.kept_up and point.latency_ms <= budget_ms]
+    """The load with the largest throughput whose latency, as that of every smaller load, keeps within the budget.
+
+    None where the smallest does not.
+    """
+    good = _until_bad(points, lambda point: point.kept_up and point.latency_ms <= budget_ms)
     return max(good, key=lambda point: point.throughput_per_s, default=None)
+
+
+def _until_bad(points: Sequence[Point], is_good: Callable[[Point], bool]) -> list[Point]:
+    """The loads below the first bad one, in order: a lucky run above it proves nothing."""
+    return list(takewhile(is_good, sorted(points, key=lambda point: point.load)))
 
 
 def next_rate(points: Sequence[Point], budget_ms: float) -> float:

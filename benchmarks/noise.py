@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Verdict = Literal["faster", "slower", "noise"]
+Verdict = Literal["faster", "slower", "noise", "not judged"]
 Floats = NDArray[np.float64]
 
 #: No smaller difference is ever called one: two openings of one engine differ by as much, by where their memory lies.
@@ -24,22 +24,28 @@ LEAST_FLOOR_APART = 0.03
 LEAST_FLOOR_UNKNOWN = 0.1
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-#: Fewer rounds than this say nothing about their own noise.
+#: Fewer rounds than this say nothing about their own noise, and nothing is called faster or slower by them.
 LEAST_ROUNDS = 4
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio of durations with its interval, and the floor (a share) that the whole interval must lie beyond."""
+    """A ratio of durations with its interval, and the floor (a share) that the whole interval must lie beyond.
+
+    ``rounds`` is how many it rests on, of the side that has fewer.
+    """
 
     ratio: float
     low: float
     high: float
     floor: float
+    rounds: int
 
     @property
     def verdict(self) -> Verdict:
+        if self.rounds < LEAST_ROUNDS:
+            return "not judged"
         if self.low > 1 + self.floor:
             return "slower"
         return "faster" if self.high < 1 / (1 + self.floor) else "noise"
@@ -102,7 +108,7 @@ def paired(a: Sequence[Floats], b: Sequence[Floats]) -> Estimate:
     same = [float(middle(each - openings[0])) for openings in (one, other) for each in openings[1:]]
     floor = max([LEAST_FLOOR, *(float(np.expm1(abs(each))) for each in same)])
     difference = other.mean(axis=0) - one.mean(axis=0)
-    return _estimate(float(middle(difference)), bootstrap(difference, np.random.default_rng(SEED)), floor)
+    return _estimate(float(middle(difference)), bootstrap(difference, np.random.default_rng(SEED)), floor, shared)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ def apart(a: Run, b: Run) -> Estimate:
     else:
         floor = max([LEAST_FLOOR_UNKNOWN, *bends])
     rng = np.random.default_rng(SEED)
-    return _estimate(float(middle(other) - middle(one)), bootstrap(other, rng) - bootstrap(one, rng), floor)
+    difference = float(middle(other) - middle(one))
+    return _estimate(difference, bootstrap(other, rng) - bootstrap(one, rng), floor, min(len(one), len(other)))
 
 
 def _relative(run: Run) -> Floats:
@@ -138,7 +145,7 @@ def _relative(run: Run) -> Floats:
     return run.case[:shared] - run.yardstick[:shared]
 
 
-def _estimate(difference: float, resampled: Floats, floor: float) -> Estimate:
+def _estimate(difference: float, resampled: Floats, floor: float, rounds: int) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(np.exp(difference)), float(np.exp(low)), float(np.exp(high)), floor)
+    return Estimate(float(np.exp(difference)), float(np.exp(low)), float(np.exp(high)), floor, rounds)

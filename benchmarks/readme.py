@@ -5,12 +5,15 @@ from pathlib import Path
 
 from ..engines.places import ROOT
 from ..model.tasks import TASK_NAMES, TaskName
-from .report import EngineReport, EngineResult, Statistics, read_engines, write_text
+from .noise import LEAST_ROUNDS
+from .report import EngineReport, EngineResult, PeerResult, Statistics, read_engines, write_text
 
 MEASUREMENTS = ROOT / "docs" / "measurements"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- performance: begin, written by benchmarks/readme.py -->", "<!-- performance: end -->"
 BATCH = 1
+#: What marks a ratio that rests on too few calls.
+FEW = "†"
 OURS = "**ours, what `auto` runs**"
 
 
@@ -65,9 +68,7 @@ def _rows(report: EngineReport, tasks: Sequence[TaskName]) -> list[tuple[str, li
     ours = {name: one for name in tasks if (one := _ours(report, name)) is not None}
     rows = [(OURS, [f"**{_ms(ours[name].statistics)}** ({_way(ours[name])})" for name in tasks])]
     for peer in dict.fromkeys(one.case.peer for one in report.peers):
-        measured = {
-            one.case.task: one.statistics for one in report.peers if (one.case.peer, one.case.batch) == (peer, BATCH)
-        }
+        measured = {one.case.task: one for one in report.peers if (one.case.peer, one.case.batch) == (peer, BATCH)}
         cells = [_against(measured.get(name), ours[name].statistics) for name in tasks]
         rows.append((peer, cells))
     return rows
@@ -88,6 +89,8 @@ def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> s
     said = [
         f"Measured with `coronanet {verb} --peers`." if report.peers else "Peers in the same run: not measured yet."
     ]
+    if any(len(one.rounds_ns) < LEAST_ROUNDS for one in report.peers if one.case.batch == BATCH):
+        said.append(f"{FEW} fewer than {LEAST_ROUNDS} rounds of calls: the time allowed no more; read the size alone.")
     if floors:
         said.append(
             f"Halves of this run differ by {sorted(floors)[len(floors) // 2]:.0%} for the engine in the middle, by "
@@ -100,8 +103,11 @@ def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> s
     return " ".join(said)
 
 
-def _against(peer: Statistics | None, ours: Statistics) -> str:
-    return "-" if peer is None else f"{_ms(peer)} ({peer.p50_ms / ours.p50_ms:.1f} x)"
+def _against(peer: PeerResult | None, ours: Statistics) -> str:
+    if peer is None:
+        return "-"
+    few = f" {FEW}" if len(peer.rounds_ns) < LEAST_ROUNDS else ""
+    return f"{_ms(peer.statistics)} ({peer.statistics.p50_ms / ours.p50_ms:.1f} x){few}"
 
 
 def _way(result: EngineResult) -> str:

@@ -233,7 +233,8 @@ class Comparison(StrictModel):
 
     ``low`` and ``high`` bound the 95 % bootstrap interval of ``ratio``. ``noise_floor`` is the share that an A/A
     comparison shows here, which the whole interval must lie beyond before anything is called faster or slower.
-    ``relative_to`` says what both were divided by, None where the rounds of both were interleaved.
+    ``relative_to`` says what both were divided by, None where the rounds of both were interleaved or nothing there
+    was to divide them by. ``rounds`` is how many the side with fewer has: fewer than 4 are ``not judged``.
     """
 
     case: EngineCase | PeerCase | LoadCase
@@ -244,7 +245,8 @@ class Comparison(StrictModel):
     high: float
     noise_floor: float
     relative_to: str | None
-    verdict: Literal["faster", "slower", "noise"]
+    verdict: Literal["faster", "slower", "noise", "not judged"]
+    rounds: int | None = None
 
 
 class Skipped(StrictModel):

@@ -151,7 +151,8 @@ if ((${#measured[@]})); then
 	again=(bench engines --bundles "$bundles" --no-fresh --no-roofline --repeats 50 --max-seconds 2)
 	[[ $name != unet32 ]] || again=()
 	for side in a b; do
-		((${#again[@]})) && step "again-$side" 10 "${run[@]}" "${again[@]}" --task "$name" --out "$out/again-$side.json" > /dev/null || break
+		((${#again[@]})) || break
+		step "again-$side" 10 "${run[@]}" "${again[@]}" --task "$name" --out "$out/again-$side.json" > /dev/null || break
 	done
 	if [[ -f $out/again-b.json ]]; then
 		step compare 5 "${run[@]}" bench compare "$out/again-a.json" "$out/again-b.json" --out "$out/compare.json" > "$out/compare.txt" || true

@@ -154,7 +154,7 @@ def load_result(
             for block in load.blocks
         ),
         requests=load.requests,
-        errors=_conceal(load.errors, conceal),
+        errors=conceal_address(load.errors, conceal),
         statistics=None if samples is None else Statistics.of(samples, load.throughput_per_s),
         warnings=warm_up.warnings + load.warnings,
     )
@@ -180,7 +180,7 @@ def rate_result(case: RateCase, protocol: Protocol, load: Load, *, conceal: str 
             for block in load.blocks
         ),
         requests=load.requests,
-        errors=_conceal(load.errors, conceal),
+        errors=conceal_address(load.errors, conceal),
         statistics=None if samples is None else Statistics.of(samples, load.throughput_per_s),
         offered_per_s=load.items * load.requests * NS_PER_S / max(1, asked_ns),
         kept_up=load.kept_up,
@@ -212,7 +212,8 @@ def percentile_ms(statistics: Statistics, percentile: Percentile) -> float:
     return by_name[percentile]
 
 
-def _conceal(messages: Mapping[str, int], address: str | None) -> dict[str, int]:
+def conceal_address(messages: Mapping[str, int], address: str | None) -> dict[str, int]:
+    """How often each failure came, with ``ADDRESS`` in place of a server's: a report may be published."""
     errors = Counter[str]()
     for message, count in messages.items():
         errors[message.replace(address, "ADDRESS") if address else message] += count

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ..model.tasks import ENSEMBLE, TASK_NAMES
+from .noise import LEAST_ROUNDS
 from .protocol import EngineCase, LoadCase, PeerCase
 from .report import (
     CompareReport,
@@ -93,7 +94,7 @@ def gpu_table(report: EngineReport) -> Table:
             continue
         table.add_row(
             f"{_short(result.case.task)} x{result.case.batch}",
-            f"{result.case.precision}{', graph' if result.case.graphs else ''}",
+            f"{result.case.backend} {result.case.precision}{', graph' if result.case.graphs else ''}",
             f"{result.statistics.p50_ms:.2f}",
             *(f"{median(one) / NS_PER_MS:.3f}" for one in (stages.upload_ns, stages.compute_ns, stages.download_ns)),
             *(
@@ -155,7 +156,7 @@ def comparisons_table(comparisons: Iterable[Comparison]) -> Table:
             f"{one.a_p50_ms:.1f}",
             f"{one.b_p50_ms:.1f}",
             f"{one.ratio:.3f}",
-            f"{one.low:.3f}-{one.high:.3f}",
+            "-" if one.verdict == "not judged" else f"{one.low:.3f}-{one.high:.3f}",
             f"{one.noise_floor:.1%}",
             one.verdict,
         )
@@ -170,11 +171,25 @@ def comparison_notes(report: CompareReport) -> list[str]:
         for first in cases[:1]:
             more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
             notes.append(f"only in {which}: {first}{more}")
-    if any(one.relative_to is None for one in report.comparisons):
+    if without := [one for one in report.comparisons if one.relative_to is None]:
         notes.append(
-            "no yardstick in these reports: how the machine changed between them is unknown, the floor is wide"
+            f"no yardstick for {len(without)} of {len(report.comparisons)} cases (it is the CPU's, and of `bench "
+            "engines`): how the machine changed between the reports is unknown, the floor is wide"
         )
-    return notes
+    return [*notes, *unjudged_lines(report.comparisons)]
+
+
+def unjudged_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """A line a number of rounds: the cases that they were too few to judge."""
+    cases: dict[int | None, list[str]] = {}
+    for one in comparisons:
+        if one.verdict == "not judged":
+            cases.setdefault(one.rounds, []).append(str(one.case))
+    return [
+        f"could not judge {', '.join(names)}: {count} of at least {LEAST_ROUNDS} rounds: raise --repeats and "
+        "--max-seconds, or measure fewer ways at once"
+        for count, names in cases.items()
+    ]
 
 
 def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table:
@@ -217,7 +232,12 @@ def engine_notes(report: EngineReport) -> list[str]:
     named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
         (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
     ]
-    return [*report.protocol.moment.warnings, *gather(named), *skipped_lines(report.skipped)]
+    return [
+        *report.protocol.moment.warnings,
+        *gather(named),
+        *unjudged_lines(report.comparisons),
+        *skipped_lines(report.skipped),
+    ]
 
 
 def machine_line(report: Report) -> str:

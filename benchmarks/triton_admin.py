@@ -25,6 +25,7 @@ class TritonAdmin:
 
     def __init__(self, server: str | Connection, *, timeout_s: float = 10.0) -> None:
         self._connection, self._timeout_s = as_connection(server), timeout_s
+        self.address = self._connection.address
         self._channel = self._connection.channel()
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 

@@ -55,7 +55,7 @@ def waterfall(
     """Take a request to a running server apart: client, wire, queue, every step, answer.
 
     The server needs a trace: `coronanet serve --trace FILE`. Its time stamps and counters are held against this
-    client's clock; exit code 1 when the parts do not add up to what the client saw within 5 %.
+    client's clock; exit code 1 when the parts do not add up to what the client saw within 5 %, or a request failed.
     """
     from .bench_serving import in_process_targets
     from .bench_waterfall import measure_waterfall
@@ -88,7 +88,12 @@ def waterfall(
             advance=advance,
         )
     apart = [str(each.case.concurrency) for each in report.results if not each.reconciliation.adds_up]
-    failure = f"the parts do not add up at concurrency {', '.join(apart)}" if apart else None
+    failed = sum(sum(each.errors.values()) for each in report.results)
+    whys = (
+        f"the parts do not add up at concurrency {', '.join(apart)}" if apart else "",
+        f"{failed} requests failed: the log of `coronanet serve` says why" if failed else "",
+    )
+    failure = "; ".join(filter(None, whys)) or None
     publish(report, out_file, as_json, failure, csv_file)
     for note in waterfall_notes(report):
         warn(note)

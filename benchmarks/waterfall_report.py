@@ -106,6 +106,8 @@ class WaterfallResult(StrictModel):
     steps: tuple[StepRecord, ...]
     reconciliation: Reconciliation
     tax: Tax | None
+    #: How often each failure came, traced, untraced and in process; failed requests are in no figure.
+    errors: Annotated[dict[str, int], Field(default_factory=dict)]
     warnings: tuple[str, ...]
 
 

@@ -32,6 +32,10 @@ Graph = Literal["preprocess", "network", "decide"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Verdict = Literal["passed", "refused", "not_run"]
 GateName = Literal["parity", "precision", "range", "non_inferiority", "worth_it"]
+#: How the ranges of an int8 network's activations are read from the training slices.
+CalibrationMethod = Literal["min-max", "entropy", "percentile"]
+#: Who puts the quantize / dequantize pairs into an int8 network.
+Quantizer = Literal["onnxruntime", "modelopt"]
 #: The two TensorRTs, by the name of their module.
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -107,11 +111,21 @@ class PlanTarget(StrictModel):
     onnx_sha256: str | None = None
 
 
+class Calibration(StrictModel):
+    """Where the ranges of an int8 network come from: training slices by name, hash of their pixels and number."""
+
+    method: CalibrationMethod
+    quantizer: Quantizer
+    images: str
+    images_sha256: str
+    slices: int
+
+
 class FileRecord(StrictModel):
     """One file of the bundle.
 
     ``evidence`` (of the parity gate) and ``gates`` (the other four) are there for graphs and plans, ``target`` for
-    plans.
+    plans, ``calibration`` for an int8 network.
     """
 
     path: str
@@ -128,6 +142,7 @@ class FileRecord(StrictModel):
     evidence: Evidence | None = None
     gates: tuple[Gate, ...] = ()
     target: PlanTarget | None = None
+    calibration: Calibration | None = None
 
     @property
     def verdicts(self) -> dict[GateName, Verdict]:

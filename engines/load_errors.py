@@ -27,6 +27,12 @@ SIGNS = (
 )
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, its kind where it says nothing: a runtime's reports run over many."""
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
 def cannot_load(runtime: str, path: Path, error: Exception) -> UsageError:
     """The error for a file that ``runtime`` refused with ``error``, whose reports run over lines and source files."""
     report = str(error)

@@ -101,7 +101,8 @@ def compare(graph: Graph, reference: Reference, candidate: Predictor, precision:
 
 def hold(graph: Graph | None, reference: Reference, found: Iterable[Found], precision: Precision) -> Comparison:
     """Judge what was found for every slice of the reference, in its order; a graph of None is the whole ensemble."""
-    differences: list[NDArray[np.float64]] = []
+    largest: list[float] = []
+    means: list[float] = []
     decisions: list[NDArray[Any]] = []
     for given, wanted, decision in found:
         if given.shape != wanted.shape:
@@ -109,10 +110,12 @@ def hold(graph: Graph | None, reference: Reference, found: Iterable[Found], prec
             raise RefusedError(
                 f"{name}: expected shape {list(wanted.shape)}, got {list(given.shape)}", page="gate-refused"
             )
-        differences.append(_difference(given, wanted))
+        difference = _difference(given, wanted)
+        largest.append(float(np.max(difference)))
+        means.append(float(np.mean(difference)))
         decisions.append(decision)
-    worst = float(max(np.max(difference) for difference in differences))
-    mean = float(np.mean([np.mean(difference) for difference in differences]))
+    # NumPy's maximum, since Python's would pass over what is not a number.
+    worst, mean = float(np.max(largest)), float(np.mean(means))
     equal = [
         _equal(decision, answer.decision, reference.card)
         for decision, answer in zip(decisions, reference.answers, strict=True)

@@ -11,6 +11,8 @@ from .places import bundle_home
 from .tensorrt_runtime import installed_runtimes, load_runtime, numbers_of
 
 FOLDER = "plans"
+#: Hashes of the plans that this process built.
+built_here: set[str] = set()
 SHORT: dict[Runtime, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 

@@ -18,19 +18,20 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..model.card import StrictModel
-from ..model.errors import CoronanetError, UsageError
+from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .base import DYNAMIC, Engine
 from .bundle import Bundle, Evidence, Gate, Precision, Verdict
+from .load_errors import first_line
 from .machine import installed_version, observe_machine
 from .non_inferiority import MARGIN, judge, margin_of
 from .open import GPU_BACKENDS, PRECISIONS, Backend, file_precision, is_installed
-from .own_slices import find_slices
+from .own_slices import slices_at_hand
 from .parity import Reference, compare
-from .places import cache_home, data_home
+from .places import cache_home
 from .plans import plans_of
 from .predictor import Choice, Predictor, reference_of
-from .slices import GateSlices
+from .slices import GateSlices, phantom_slices
 
 WARM_UP = 3
 ROUNDS = 12
@@ -107,10 +108,11 @@ def candidates(bundle: Bundle) -> list[Choice]:
 def choose(
     bundles: Mapping[TaskName, Bundle], *, data: Path | None = None, progress: Callable[[str], None] | None = None
 ) -> dict[TaskName, Choice]:
-    """The fastest way that passed on this machine for each bundle, measured now where no record is there.
+    """The fastest way that passed on this machine for each bundle, measured now where no record is there, or one of
+    the phantom's and real slices are.
 
     Args:
-        data: where the slices of the gates are, as in ``own_slices.find_slices``.
+        data: where the slices of the gates are, as in ``own_slices.slices_at_hand``.
         progress: told the name of each bundle that is being measured.
 
     Raises:
@@ -119,11 +121,13 @@ def choose(
     chosen: dict[TaskName, Choice] = {}
     for name, bundle in bundles.items():
         ranking = read_ranking(bundle)
-        if ranking is None or (not ranking.real and data_home(data) is not None):
-            if progress:
-                progress(name)
-            ranking = rank(bundle, find_slices(data, None, name), margin=margin_of(bundle.manifest))
-            write_ranking(ranking)
+        if ranking is None or not ranking.real:
+            real = slices_at_hand(data, name)
+            if ranking is None or real is not None:
+                if progress:
+                    progress(name)
+                ranking = rank(bundle, real or phantom_slices(), margin=margin_of(bundle.manifest))
+                write_ranking(ranking)
         chosen[name] = ranking.best
     return chosen
 
@@ -155,15 +159,20 @@ def measure(
         for choice in candidates(bundle):
             try:
                 predictor = stack.enter_context(Predictor.open(bundle, choice))
-            except CoronanetError as error:
-                ways.append(_way(choice, "not_run", str(error), None, None))
+                way = (known or {}).get(choice) or examine(choice, reference, predictor, margin=margin)
+            except Exception as error:  # a runtime that fails raises what it likes, and the others go on
+                ways.append(_way(choice, "not_run", first_line(error), None, None))
                 continue
-            way = (known or {}).get(choice) or examine(choice, reference, predictor, margin=margin)
             if way.verdict == "passed":
                 passed[choice] = predictor.network
             ways.append(way)
-        latency = _time_in_turn(passed)
-    timed = [way.model_copy(update={"latency_ms": latency.get(way.choice)}) for way in ways]
+        latency, failed = _time_in_turn(passed)
+    timed = [
+        way.model_copy(update={"verdict": "not_run", "reason": failed[way.choice]})
+        if way.choice in failed
+        else way.model_copy(update={"latency_ms": latency.get(way.choice)})
+        for way in ways
+    ]
     timed.sort(key=lambda way: (way.verdict != "passed", way.latency_ms or 0.0))
     return tuple(timed)
 
@@ -215,32 +224,38 @@ def _uses(way: Ranked, precision: Precision) -> bool:
     return file_precision(way.backend, way.precision) == precision
 
 
-def _time_in_turn(engines: Mapping[Choice, Engine]) -> dict[Choice, float]:
-    """Median milliseconds of one slice; in turn, so that a machine that slows down slows all of them.
+def _time_in_turn(engines: Mapping[Choice, Engine]) -> tuple[dict[Choice, float], dict[Choice, str]]:
+    """Median milliseconds of one slice, and why those failed that did; in turn, so that a machine that slows down slows
+    all of them.
 
     Those that take more than ``TOO_SLOW`` times as long as the fastest are timed in the first rounds only.
     """
     samples: dict[Choice, list[float]] = {choice: [] for choice in engines}
+    failed: dict[Choice, str] = {}
     rng = np.random.default_rng(0)
     for turn in range(WARM_UP + ROUNDS):
         best = min((min(times) for times in samples.values() if times), default=np.inf)
         for choice, engine in engines.items():
-            if len(samples[choice]) >= LEAST_ROUNDS and min(samples[choice]) > TOO_SLOW * best:
+            if choice in failed or (len(samples[choice]) >= LEAST_ROUNDS and min(samples[choice]) > TOO_SLOW * best):
                 continue
             spec = engine.inputs[0]
             shape = [1 if size == DYNAMIC else size for size in spec.shape]
             feeds = {spec.name: rng.normal(0, 1, shape).astype(spec.dtype)}
             start = time.perf_counter()
-            engine.infer(feeds)
+            try:
+                engine.infer(feeds)
+            except Exception as error:  # as where it is examined
+                failed[choice] = first_line(error)
+                continue
             if turn >= WARM_UP:
                 samples[choice].append((time.perf_counter() - start) * 1e3)
-    return {choice: float(np.median(times)) for choice, times in samples.items()}
+    return {choice: float(np.median(times)) for choice, times in samples.items() if choice not in failed}, failed
 
 
 @cache
 def _machine() -> tuple[tuple[str, str], ...]:
     seen = observe_machine()
-    names = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+    names = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch", "cuda-python")
     found = {name: version for name in names if (version := installed_version(name)) is not None}
     of_cpu = {"cpu": seen.cpu, "cpu_features": " ".join(seen.cpu_features), "cores": str(seen.cores)}
     return tuple({**of_cpu, **({"gpus": "; ".join(seen.gpus)} if seen.gpus else {}), **found}.items())
@@ -257,7 +272,8 @@ def ranking_path(bundle_sha256: str) -> Path:
 
 
 def read_ranking(bundle: Bundle) -> Ranking | None:
-    """The record of this bundle on this machine, None where there is none or it cannot be read."""
+    """The record of this bundle on this machine, None where there is none, it cannot be read, or its best is no way to
+    run the bundle any more."""
     path = ranking_path(bundle.sha256)
     if not path.is_file():
         return None
@@ -265,7 +281,10 @@ def read_ranking(bundle: Bundle) -> Ranking | None:
         ranking = Ranking.model_validate_json(path.read_bytes())
     except ValidationError:
         return None
-    return ranking if ranking.bundle_sha256 == bundle.sha256 and ranking.machine == machine() else None
+    if ranking.bundle_sha256 != bundle.sha256 or ranking.machine != machine():
+        return None
+    best = next((way.choice for way in ranking.ways if way.verdict == "passed"), None)
+    return ranking if best is None or best in candidates(bundle) else None
 
 
 def forget_ranking(bundle: Bundle) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from ..model.card import Card
-from ..model.errors import CoronanetError
+from ..model.errors import CoronanetError, RefusedError
 from ..model.tasks import ENSEMBLE, TaskName
 from .base import Engine, Tensors
 from .bundle import Bundle, Evidence, Graph, Precision, Verdict
@@ -170,7 +170,9 @@ def _hold_served(
 
 
 def _run(graph: Graph | None, engine: Engine, predictor: Predictor, reference: Reference) -> Iterator[Found]:
-    names = [spec.name for spec in engine.inputs]
+    names, outputs = [spec.name for spec in engine.inputs], [spec.name for spec in engine.outputs]
+    if len(outputs) != 1:
+        raise RefusedError(f"expected one output, got {', '.join(outputs) or 'none'}")
     given = engine.infer_each(_feeds(names, answer) for answer in reference.answers)
     for answer, tensors in zip(reference.answers, given, strict=True):
         (found,) = tensors.values()

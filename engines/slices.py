@@ -71,13 +71,21 @@ def gate_slices(option: Path | None, task: TaskName) -> GateSlices:
         UsageError: ``option`` is not a folder or holds none of the known data sets.
     """
     home = data_home(option)
-    taken = [] if home is None else _take(home, COUNTS[task])
-    if taken:
-        name = ", ".join(f"{len(samples)} of {folder}" for folder, samples in taken)
-        return GateSlices(name, tuple(sample for _, samples in taken for sample in samples), real=True)
+    known = None if home is None else known_slices(home, task)
+    if known is not None:
+        return known
     if option is not None:
         raise UsageError(f"none of {[folder for folder, _ in SOURCES]} in {option}: pass the folder of the data sets")
     return phantom_slices()
+
+
+def known_slices(home: Path, task: TaskName) -> GateSlices | None:
+    """The slices for a task's gates of the known data sets in a folder, None where it has none of them."""
+    taken = _take(home, COUNTS[task])
+    if not taken:
+        return None
+    name = ", ".join(f"{len(samples)} of {folder}" for folder, samples in taken)
+    return GateSlices(name, tuple(sample for _, samples in taken for sample in samples), real=True)
 
 
 def calibration_slices(option: Path | None) -> GateSlices:

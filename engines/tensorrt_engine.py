@@ -7,10 +7,10 @@ import numpy as np
 
 from ..model.errors import RefusedError
 from .base import TensorSpec
-from .bundle import Bundle, PlanTarget, Precision
+from .bundle import Bundle, FileRecord, PlanTarget, Precision
 from .cuda_engine import CudaEngine, shape_of
 from .cuda_memory import open_cuda
-from .plans import choose_plan, find_hosts, require_plans
+from .plans import built_here, choose_plan, find_hosts, require_plans
 from .proofs import refuse_unproved
 from .tensorrt_errors import failure, refusal
 from .tensorrt_runtime import TensorRT, load_runtime
@@ -27,10 +27,11 @@ def open_tensorrt(
 
     Raises:
         UsageError: the bundle has no plan for this machine, or no GPU can be used.
-        RefusedError: the plan has not been proved, or cannot be loaded.
+        RefusedError: the plan has not been proved, cannot be loaded, or brings code that nobody vouches for.
     """
     require_plans(bundle, precision)
     record, host = choose_plan(bundle, precision, find_hosts())
+    _refuse_foreign_code(bundle, record)
     if not unproved:
         refuse_unproved(bundle, record, host)
     assert record.target is not None
@@ -51,6 +52,17 @@ def open_tensorrt(
         weights=weights,
         graphs=graphs,
     )
+
+
+def _refuse_foreign_code(bundle: Bundle, record: FileRecord) -> None:
+    """A version-compatible plan carries a runtime, which loading it runs: only that of a trusted hand, or our own."""
+    assert record.target is not None
+    if record.target.version_compatible and not bundle.is_signature_checked and record.sha256 not in built_here:
+        raise RefusedError(
+            f"{bundle.file(record)} is version-compatible, so it brings code that would run here, and no signature was "
+            "checked: export with --sign and name the public key (verify --key, predict and serve "
+            "--require-signature), or export without --version-compatible"
+        )
 
 
 class TensorRtEngine(CudaEngine):
@@ -116,7 +128,7 @@ def load_plan(runtime: TensorRT, path: Path, target: PlanTarget, weights: Path |
     runtime.messages.clear()
     loader = runtime.api.Runtime(runtime.log)
     if target.version_compatible:
-        # Such a plan carries the code of the runtime that it was built with; the bundle's hashes were checked.
+        # Such a plan carries the code of the runtime that it was built with: ``open_tensorrt`` asked whose it is.
         loader.engine_host_code_allowed = True
     engine = loader.deserialize_cuda_engine(path.read_bytes())
     if engine is None:

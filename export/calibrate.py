@@ -22,9 +22,8 @@ from onnxruntime.quantization.calibrate import (
     save_tensors_data,
 )
 
-from ..engines.bundle import hash_file
+from ..engines.bundle import CalibrationMethod, hash_file
 from ..engines.places import cache_home
-from .options import CalibrationMethod
 
 #: What the ranges are made for: the operators that int8 speeds up.
 OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -48,7 +47,9 @@ def calibrate(
     """
     path = cache_path(network, pixels, method)
     if path.is_file():
-        return load_tensors_data(path)
+        # What cannot be read is measured anew.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return load_tensors_data(path)
     kind, options = METHODS[method]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as work:

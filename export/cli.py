@@ -9,7 +9,16 @@ import typer
 from rich.table import Table
 
 from ..console import JsonOption, emit_json, err, fail, out, warn
-from ..engines.bundle import Bundle, FileRecord, GateName, Manifest, Precision, Verdict
+from ..engines.bundle import (
+    Bundle,
+    CalibrationMethod,
+    FileRecord,
+    GateName,
+    Manifest,
+    Precision,
+    Quantizer,
+    Verdict,
+)
 from ..engines.connection_cli import (
     ServerKeyOption,
     ServerOption,
@@ -30,7 +39,7 @@ from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.readers.windows import parse_window
 from ..model.tasks import TASK_NAMES, TaskName
 from ..window_option import WINDOW, WindowCommand
-from .options import MAX_BATCH, CalibrationMethod, Quantizer
+from .options import MAX_BATCH
 from .plan_target import plan_target
 from .shipped import PRETRAINED, export_all
 from .skew_cli import verify_server
@@ -95,7 +104,9 @@ def export_verb(
     max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch that the graphs take.")] = MAX_BATCH,
     rebuilds: Annotated[
         int,
-        typer.Option(min=1, max=20, help="Build each ONNX network so often, and say what changes from build to build."),
+        typer.Option(
+            min=1, max=20, help="How many times to build each ONNX network, to say what changes from build to build."
+        ),
     ] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the bundles go.")] = None,
     data: DataOption = None,
@@ -227,10 +238,10 @@ def verify_verb(
             "recorded, and the other files are compared with it; --network MODULE:FUNCTION runs torch again"
         )
     manifest = prove_again(opened, find_slices(data, meaning, opened.card.task))
-    if plans_of(opened.manifest):
+    refused = [record for record in manifest.files if record.refusal]
+    if refused or plans_of(opened.manifest):
         # What was found about them may change what is fastest.
         forget_ranking(opened)
-    refused = [record for record in manifest.files if record.refusal]
     if as_json:
         verdict = "refused" if refused else "passed"
         signed = {"sha256": opened.sha256, "signature": signature_json(opened)}
@@ -282,6 +293,8 @@ def _cell(record: FileRecord, name: GateName, verdict: Verdict | None) -> str:
     gate = next((gate for gate in record.gates if gate.gate == name), None)
     figures = gate.figures if gate else {}
     match name:
+        case "parity" if verdict == "not_run" and record.evidence:
+            return f"{verdict}: {record.evidence.reason}"
         case "precision" if gate and (kept := figures.get("kept", 0)):
             return f"{verdict}, {kept:.0f} in fp32"
         case "non_inferiority" if gate:

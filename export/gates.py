@@ -10,6 +10,7 @@ from ..engines.ranking import Ranked
 from ..engines.slices import GateSlices
 from .census import take_census
 from .plan_parity import prove_plans
+from .ranges import preflight
 
 #: Where the files of a bundle are held against the reference: on the backend that reads every one of them.
 BACKEND = "onnxruntime"
@@ -61,17 +62,28 @@ def prove(
 
 
 def prove_again(bundle: Bundle, slices: GateSlices) -> Manifest:
-    """``prove`` for a bundle that was published: what was kept, the ranges and the margin stand in its manifest."""
+    """``prove`` for a bundle that was published: what was kept and the margin stand in its manifest."""
     kept: dict[Precision, tuple[str, ...]] = {}
     ranges: dict[Precision, Gate] = {}
+    reference = refer(bundle, slices)
     for record in bundle.manifest.files:
         for gate in record.gates if record.kind == "onnx" else ():
             if record.precision and gate.gate == "precision":
                 kept[record.precision] = gate.nodes
             if record.precision and gate.gate == "range":
-                ranges[record.precision] = gate
+                found = preflight(bundle.file(bundle.require("network")), reference)
+                ranges[record.precision] = _hold_ranges(found, gate.nodes)
     margin = margin_of(bundle.manifest)
-    return prove(bundle, refer(bundle, slices), kept=kept, ranges=ranges, margin=margin)
+    return prove(bundle, reference, kept=kept, ranges=ranges, margin=margin)
+
+
+def _hold_ranges(found: Gate, kept: tuple[str, ...]) -> Gate:
+    """The range gate's verdict on a file that is there, by what was found now and what it keeps in float32."""
+    lost = [node for node in found.nodes if node not in kept]
+    if found.verdict != "passed" or not lost:
+        return found
+    reason = f"float16 cannot hold what {', '.join(lost)} see here, and the file does not keep them in float32"
+    return found.model_copy(update={"verdict": "refused", "reason": reason})
 
 
 def known_ways(manifest: Manifest) -> dict[Choice, Ranked]:

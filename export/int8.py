@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..engines.bundle import Bundle, hash_file
+from ..engines.bundle import Bundle, CalibrationMethod, Quantizer, hash_file
 from ..engines.machine import observe_machine, saturates_int8
 from ..engines.open import Backend, is_installed
 from ..engines.parity import TOLERANCES, Reference
@@ -21,7 +21,6 @@ from ..engines.slices import GateSlices
 from .calibrate import OPERATORS, calibrate
 from .mixed_precision import Trials, find_kept
 from .modelopt import check_modelopt, quantize_with_modelopt
-from .options import CalibrationMethod, Quantizer
 from .quantize import quantizable, quantize, quantized_nodes
 from .separate import separate_concatenations
 from .switchboard import Switchboard

@@ -10,8 +10,8 @@ from torch import nn
 from ..engines.bundle import (
     CARD,
     WEIGHTS,
-    BatchRange,
     Bundle,
+    Calibration,
     FileRecord,
     Gate,
     Graph,
@@ -26,12 +26,10 @@ from ..model.errors import RefusedError
 from .half import convert_to_half
 from .int8 import write_int8
 from .options import Wanted
-from .ranges import judge_ranges, measure_ranges
+from .ranges import preflight
 from .to_onnx import IR_VERSION, OPSET, contract, export_graph
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
-#: Slices that the range preflight reads.
-PREFLIGHT_SLICES = 8
 
 
 class Making:
@@ -69,7 +67,7 @@ class Making:
         single = work / onnx_name("network", "fp32")
         if self._wanted.half:
             self._say("ranges before fp16")
-            self.ranges["fp16"] = _preflight(single, reference)
+            self.ranges["fp16"] = preflight(single, reference)
             self.kept["fp16"] = self.ranges["fp16"].nodes
             convert_to_half(single, work / onnx_name("network", "fp16"), kept=self.kept["fp16"])
         if self._wanted.calibration is not None:
@@ -92,9 +90,7 @@ class Making:
         return self._draft(work)
 
     def _draft(self, work: Path) -> Bundle:
-        return Bundle(
-            work, _describe(self._card, work, self._wanted.batch), self._card, "", builder=self._wanted.builder
-        )
+        return Bundle(work, _describe(self._card, work, self._wanted), self._card, "", builder=self._wanted.builder)
 
 
 def onnx_name(graph: Graph, precision: Precision) -> str:
@@ -102,13 +98,7 @@ def onnx_name(graph: Graph, precision: Precision) -> str:
     return f"{graph}.{precision}.onnx" if graph == "network" else f"{graph}.onnx"
 
 
-def _preflight(network: Path, reference: Reference) -> Gate:
-    every = max(1, len(reference.answers) // PREFLIGHT_SLICES)
-    pixels = [answer.pixels for answer in reference.answers[::every]]
-    return judge_ranges(network, measure_ranges(network, pixels), real=reference.slices.real)
-
-
-def _describe(card: Card, work: Path, batch: BatchRange) -> Manifest:
+def _describe(card: Card, work: Path, wanted: Wanted) -> Manifest:
     """The manifest before its evidence."""
     files = [_record(work / CARD, kind="card"), _record(work / WEIGHTS, kind="weights")]
     named: tuple[tuple[Graph, Precision], ...] = (
@@ -122,10 +112,28 @@ def _describe(card: Card, work: Path, batch: BatchRange) -> Manifest:
         path = work / onnx_name(graph, precision)
         if path.is_file():
             inputs, outputs = contract(card, graph)
-            interface = {"inputs": inputs, "outputs": outputs, "batch": batch, "opset": OPSET, "ir_version": IR_VERSION}
+            interface = {
+                "inputs": inputs,
+                "outputs": outputs,
+                "batch": wanted.batch,
+                "opset": OPSET,
+                "ir_version": IR_VERSION,
+                "calibration": _calibration(wanted) if precision == "int8" else None,
+            }
             files.append(_record(path, kind="onnx", graph=graph, precision=precision).model_copy(update=interface))
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return Manifest(name=card.task, created=created, tools=tool_versions(), files=tuple(files))
+
+
+def _calibration(wanted: Wanted) -> Calibration | None:
+    slices = wanted.calibration
+    return slices and Calibration(
+        method=wanted.method,
+        quantizer=wanted.quantizer,
+        images=slices.name,
+        images_sha256=slices.sha256,
+        slices=len(slices.samples),
+    )
 
 
 def _record(path: Path, **fields: object) -> FileRecord:

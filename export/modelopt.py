@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..engines.bundle import CalibrationMethod
 from ..model.errors import MissingPackageError, UsageError
 from .calibrate import OPERATORS
-from .options import CalibrationMethod
 from .quantize import quantizable
 from .to_onnx import OPSET, save_onnx
 

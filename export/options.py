@@ -1,9 +1,9 @@
 """What an export writes beside the float32 network, and by which measure."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ..engines.bundle import BatchRange, PlanTarget
+from ..engines.bundle import BatchRange, CalibrationMethod, PlanTarget, Quantizer
 from ..engines.non_inferiority import MARGIN
 from ..engines.slices import GateSlices
 
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 
 #: The largest batch of a graph unless the export asks for another.
 MAX_BATCH = 8
-#: How the ranges of an int8 network's activations are read from the training slices.
-CalibrationMethod = Literal["min-max", "entropy", "percentile"]
-#: Who puts the quantize / dequantize pairs into an int8 network.
-Quantizer = Literal["onnxruntime", "modelopt"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..engines.ranking import Ranking, machine, measure, worth_it, write_ranking
 from ..engines.signature import SIGNATURE
 from ..engines.slices import GateSlices
 from ..model.card import Card
-from ..model.errors import CoronanetError, RefusedError
+from ..model.errors import CoronanetError, RefusedError, UsageError
 from ..model.networks import build
 from ..model.weights import load_network
 from .gates import known_ways, prove, refer
@@ -34,10 +34,11 @@ def export_bundle(
         progress: told what is being done.
 
     Raises:
-        UsageError: the card or the weights cannot be read.
+        UsageError: the card or the weights cannot be read, or what would be replaced is no bundle.
         RefusedError: a gate said no; nothing is published then.
     """
     card = Card.load(source / CARD)
+    _check_place(out / card.task)
     network = load_network(card, source / WEIGHTS, wanted.builder or build)
 
     def say(what: str) -> None:
@@ -72,6 +73,16 @@ def export_bundle(
     bundle = Bundle.open(out / card.task, builder=wanted.builder, key=wanted.signer.public if wanted.signer else None)
     write_ranking(Ranking(bundle_sha256=bundle.sha256, machine=machine(), real=slices.real, ways=ways))
     return bundle
+
+
+def _check_place(path: Path) -> None:
+    """Publishing replaces what has the bundle's name: that must be a bundle, or nothing."""
+    if not path.exists() or (path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir())):
+        return
+    raise UsageError(
+        f"{path} is no bundle, and exporting would replace it: expected a folder with {MANIFEST}, an empty one, or "
+        "none; choose another --out"
+    )
 
 
 def _previous(path: Path, wanted: Wanted) -> Bundle | None:

@@ -21,7 +21,7 @@ def with_plans(
 
     Args:
         bundle: the bundle in the making, its networks proved.
-        previous: the bundle that it replaces, whose plans of the same networks are kept.
+        previous: the bundle that it replaces, whose plans are kept as ``to_tensorrt.carry_plans`` says.
         progress: told what is being built.
 
     Raises:
@@ -37,7 +37,7 @@ def with_plans(
 
             plans.append(build_plan(bundle.path, record, target, progress=say))
     if previous is not None:
-        plans += carry_plans(previous, bundle.path, networks)
+        plans += carry_plans(previous, bundle, networks, margin=margin)
     manifest = bundle.manifest.model_copy(update={"files": (*bundle.manifest.files, *plans)})
     progress("plans that run here")
     proved = prove_plans(bundle.with_manifest(manifest), reference, margin=margin)

@@ -4,6 +4,7 @@ float16 ends at 65504, and below 6.1e-5 (its smallest normal number) it loses di
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..engines.bundle import Gate, Verdict
+from ..engines.parity import Reference
 from .calibrate import OPERATORS
 
 LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14
+#: Slices that the preflight reads.
+PREFLIGHT_SLICES = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Extent:
         if self.largest > 0 and self.root_mean_square < SMALLEST_NORMAL:
             return f"is subnormal (about {self.root_mean_square:.2g})"
         return ""
+
+
+def preflight(network: Path, reference: Reference) -> Gate:
+    """The gate's verdict on a float32 ONNX network, by a few of the slices of the reference, spread evenly."""
+    every = max(1, len(reference.answers) // PREFLIGHT_SLICES)
+    pixels = [answer.pixels for answer in reference.answers[::every]]
+    return judge_ranges(network, measure_ranges(network, pixels), real=reference.slices.real)
 
 
 def measure_ranges(network: Path, pixels: list[NDArray[np.float32]]) -> dict[str, Extent]:
@@ -56,24 +67,34 @@ def measure_ranges(network: Path, pixels: list[NDArray[np.float32]]) -> dict[str
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
     tensors = [output for node in graph.node for output in node.output if output in floats]
-    for tensor in tensors:
-        graph.node.extend(
-            [
-                helper.make_node("Abs", [tensor], [f"{tensor}.abs"]),
-                helper.make_node("ReduceMax", [f"{tensor}.abs"], [f"{tensor}.largest"], keepdims=0),
-                helper.make_node("Mul", [tensor, tensor], [f"{tensor}.square"]),
-                helper.make_node("ReduceMean", [f"{tensor}.square"], [f"{tensor}.power"], keepdims=0),
-            ]
-        )
-        for name in (f"{tensor}.largest", f"{tensor}.power"):
-            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [f"{tensor}.{figure}" for tensor in tensors for figure in ("largest", "power")]
+    figures = ("ReduceMax", "ReduceMin", "ReduceL2", "Size")
+    for tensor, figure in product(tensors, figures):
+        name = f"{tensor}.{figure}"
+        node = helper.make_node(figure, [tensor], [name])
+        kind = TensorProto.INT64
+        if figure != "Size":
+            node.attribute.append(helper.make_attribute("keepdims", 0))
+            kind = TensorProto.FLOAT
+        graph.node.append(node)
+        graph.output.append(helper.make_tensor_value_info(name, kind, []))
+    session = _open(model)
+    names = [f"{tensor}.{figure}" for tensor, figure in product(tensors, figures)]
     runs: list[Any] = [session.run(names, {"pixels": slice_}) for slice_ in pixels]
-    figures = np.array(runs, np.float64).reshape(len(pixels), len(tensors), 2)
-    for tensor, (largest, _), (_, power) in zip(tensors, figures.max(axis=0), figures.mean(axis=0), strict=True):
-        extents[tensor] = Extent(float(largest), float(np.sqrt(power)))
+    seen = np.array(runs, np.float64).reshape(len(pixels), len(tensors), len(figures))
+    for tensor, (highest, lowest, norm, size) in zip(tensors, seen.transpose(1, 2, 0), strict=True):
+        # NumPy's maximum, which keeps what is not a number.
+        largest = np.maximum(highest, -lowest).max()
+        extents[tensor] = Extent(float(largest), float(np.sqrt(np.mean(norm**2 / size))))
     return extents
+
+
+def _open(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Every tensor is read as soon as it is there, and its memory is free for the next: .4 GB instead of 2.9 for the
+    3-class network that ships."""
+    options = onnxruntime.SessionOptions()
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_pattern = False
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def judge_ranges(network: Path, extents: dict[str, Extent], *, real: bool = True) -> Gate:

@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..console import err, warn
-from ..engines.bundle import CARD, MANIFEST, REMEDY, WEIGHTS, Bundle, PlanTarget, hash_file
+from ..engines.bundle import (
+    CARD,
+    MANIFEST,
+    REMEDY,
+    WEIGHTS,
+    Bundle,
+    CalibrationMethod,
+    PlanTarget,
+    Quantizer,
+    hash_file,
+)
 from ..engines.machine import installed_version, observe_machine, saturates_int8
 from ..engines.non_inferiority import MARGIN
-from ..engines.own_slices import find_calibration, find_slices
+from ..engines.own_slices import find_calibration, find_slices, slices_at_hand
 from ..engines.places import ROOT, bundle_home
+from ..engines.plans import FOLDER, plans_of
+from ..engines.slices import phantom_slices
 from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
-from .options import MAX_BATCH, CalibrationMethod, Quantizer, Wanted
+from .options import MAX_BATCH, Wanted
 
 if TYPE_CHECKING:
     from ..engines.keys import PublicKey, SigningKey
@@ -32,8 +44,8 @@ def provide_bundles(
     Without ``tasks`` there are all four; without ``folder`` they lie in the usual place.
 
     In the usual place a bundle of other weights than those that ship, or of other versions of the tools, is replaced;
-    in a folder that the user names it is left alone. With a ``key`` every bundle must carry its signature, and is taken
-    as it stands.
+    unless it is signed or has TensorRT plans, which only an export that was asked for replaces; in a folder that the
+    user names it is left alone. With a ``key`` every bundle must carry its signature, and is taken as it stands.
 
     Raises:
         UsageError: a bundle is not there and a ``key`` was given: what is exported on first use is not signed.
@@ -53,6 +65,12 @@ def provide_bundles(
                 )
             if folder is not None or key is not None or (holds(bundle, PRETRAINED / name) and same_tools(bundle)):
                 bundles[name] = bundle
+            elif bundle.signature is not None or plans_of(bundle.manifest):
+                bundles[name] = bundle
+                warn(
+                    f"{bundle.path} is not of the weights and tools that are installed, and stays, since it is signed "
+                    f"or has TensorRT plans: `coronanet export {name}` replaces it"
+                )
     if missing := [name for name in wanted if name not in bundles]:
         if key is not None:
             raise UsageError(
@@ -99,7 +117,8 @@ def export_all(
     Args:
         half, int8: which networks to write beside the fp32 one.
         optional, method, quantizer, margin, max_batch, rebuilds, targets, builder, signer: as in ``options.Wanted``.
-        data, window: where real slices are, as in ``own_slices.find_slices``.
+        data, window: where real slices are, as in ``own_slices.find_slices``; where a reduced precision is optional, as
+            in ``own_slices.slices_at_hand``.
 
     Raises:
         MissingPackageError: torch or onnx is not installed.
@@ -129,13 +148,15 @@ def export_all(
     bundles: dict[TaskName, Bundle] = {}
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         for source, task in zip(sources, tasks, strict=True):
-            slices = find_slices(data, window, task)
+            # On first use nobody can be asked for a window.
+            slices = (slices_at_hand(data, task) or phantom_slices()) if optional else find_slices(data, window, task)
             if not slices.real and not bundles:
                 warn(
                     "no real CT: parity runs on the synthetic phantom, and no reduced precision is chosen before its "
                     "gates ran; pass --data DIR or set CORONANET_DATA"
                 )
             line = progress.add_task(f"exporting {source.name}", total=1)
+            before = _plans_in(out / task)
             bundle = export_bundle(
                 source,
                 out,
@@ -147,9 +168,19 @@ def export_all(
             for precision in ("fp16", "int8"):
                 if {"fp16": half, "int8": int8}[precision] and precision not in written:
                     warn(f"{bundle.card.task}: {precision} did not pass its gates on this machine and was left out")
+            if lost := sorted(before - _plans_in(bundle.path)):
+                warn(
+                    f"{task}: {', '.join(lost)} of the bundle that was replaced went with it: of another network, for "
+                    "other batches, or not of the key that signs; build again with --tensorrt"
+                )
             progress.update(line, description=f"{bundle.card.task}: exported", completed=1)
             bundles[bundle.card.task] = bundle
     return bundles
+
+
+def _plans_in(bundle: Path) -> set[str]:
+    """The plans that lie in a bundle, whether it can be opened or not."""
+    return {path.name for path in (bundle / FOLDER).glob("*.plan")}
 
 
 def wants_int8() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from ..engines.base import DYNAMIC
 from ..engines.bundle import Bundle, Evidence, FileRecord, Gate, PlanTarget, hash_file
 from ..engines.places import cache_home
-from ..engines.plans import plan_name, plans_of
+from ..engines.plans import built_here, plan_name, plans_of
 from ..engines.tensorrt_errors import NodeError, failure, parse_failure
 from ..engines.tensorrt_runtime import TensorRT, load_runtime
 from ..model.errors import UsageError
@@ -86,6 +86,7 @@ def build_plan(
     if plan is None:
         raise failure(f"cannot build {path.name} from {record.path}", list(runtime.messages))
     _write(path, memoryview(plan))
+    built_here.add(hash_file(path))
     if cache is not None:
         _write(cache, memoryview(config.get_timing_cache().serialize()))
     return record.model_copy(
@@ -101,19 +102,40 @@ def build_plan(
     )
 
 
-def carry_plans(previous: Bundle, work: Path, networks: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
-    """Copy the plans of a bundle that is being exported again, where they were built from the same ONNX file.
+def carry_plans(
+    previous: Bundle, bundle: Bundle, networks: tuple[FileRecord, ...], *, margin: float
+) -> tuple[FileRecord, ...]:
+    """Copy the plans of a bundle that is being exported again, where they were built from the same ONNX file for the
+    same batches.
 
-    So a set grows: each machine with a GPU exports once and adds its own. Plans that ``work`` already has stay.
+    So a set grows: each machine with a GPU exports once and adds its own. Plans that are there already stay.
+
+    Args:
+        previous: the bundle that is replaced.
+        bundle: the bundle in the making.
+        networks: its networks.
+        margin: how much Dice or AUC a reduced precision may lose in it.
+
+    Returns:
+        The records of the plans, with their verdicts where card and margin are what they were judged by.
     """
-    sources = {record.sha256 for record in networks}
+    batches = {record.sha256: record.batch for record in networks}
     carried: list[FileRecord] = []
     for record in plans_of(previous.manifest):
-        if record.target is None or record.target.onnx_sha256 not in sources or (work / record.path).exists():
+        source = record.target.onnx_sha256 if record.target is not None else None
+        if source not in batches or batches[source] != record.batch or (bundle.path / record.path).exists():
             continue
-        _write(work / record.path, memoryview(previous.file(record).read_bytes()))
-        carried.append(record)
+        _write(bundle.path / record.path, memoryview(previous.file(record).read_bytes()))
+        margins = {gate.figures.get("margin", margin) for gate in record.gates}
+        carried.append(record if previous.card == bundle.card and margins <= {margin} else _not_run(record))
     return tuple(carried)
+
+
+def _not_run(record: FileRecord) -> FileRecord:
+    """A plan without what ran it found: its precision is as it was built, whatever it is judged by."""
+    evidence = NOT_RUN.model_copy(update={"reason": "card or margin are not those that the plan was judged by"})
+    gates = tuple(gate for gate in record.gates if gate.gate != "non_inferiority")
+    return record.model_copy(update={"evidence": evidence, "gates": gates})
 
 
 def _check_record(record: FileRecord) -> None:

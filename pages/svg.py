@@ -57,7 +57,8 @@ class Scale:
 
 def log_range(values: Sequence[float]) -> tuple[float, float]:
     """Bounds for a log scale with all ``values`` in it: 1, 2 or 5 times a power of ten; ``values`` above 0."""
-    steps = sorted(step * 10.0**power for power in range(-9, 13) for step in (1, 2, 5))
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    steps = [step * 10.0**power for power in powers for step in (1, 2, 5)]
     low = max(step for step in steps if step <= min(values) * 1.0001)
     high = min(step for step in steps if step >= max(values) * 0.9999)
     return (low, high) if high > low else (low / 2, high * 2)

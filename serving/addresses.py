@@ -44,7 +44,7 @@ class Ports:
             # All are held until the last is found, so that none is found twice.
             found: list[int] = []
             while len(found) < given.count(ANY_PORT):
-                probe = stack.enter_context(socket.socket(_family(host)))
+                probe = stack.enter_context(socket.socket(family(host)))
                 probe.bind((host, ANY_PORT))
                 port: int = probe.getsockname()[1]
                 if port not in given:
@@ -68,7 +68,7 @@ def check_host(host: str, *, allow_remote: bool = False) -> None:
             f"the embedded server listens on loopback only: expected --host {HOST}, got {host}; "
             "--allow-remote lets other machines reach it"
         )
-    with socket.socket(_family(host)) as probe:
+    with socket.socket(family(host)) as probe:
         try:
             probe.bind((host, ANY_PORT))
         except OSError as error:
@@ -95,7 +95,7 @@ def check_ports(host: str, ports: Ports) -> None:
         if port != ANY_PORT and port in seen:
             raise UsageError(f"--{seen[port]}-port and --{name}-port are both {port}: expected three different ports")
         seen[port] = name
-        with socket.socket(_family(host)) as probe:
+        with socket.socket(family(host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -116,5 +116,6 @@ def here(host: str) -> str:
     return {"0.0.0.0": HOST, "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
 
 
-def _family(host: str) -> socket.AddressFamily:
+def family(host: str) -> socket.AddressFamily:
+    """Of a socket that listens on the address ``host``."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET

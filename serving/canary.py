@@ -27,8 +27,9 @@ from ..engines.predictor import IMAGE
 from ..engines.triton_wire import ServedStep
 from ..model.phantom import make_labelled_phantom
 from ..model.tasks import ENSEMBLE, TRIAGE
+from .linter.filled import INDEX, VERSION
 from .probe import Probe, ProbeError
-from .repository import CONFIG, INDEX, VERSION
+from .repository import CONFIG
 from .step import open_step
 from .triton_config import parse_config
 
@@ -62,7 +63,7 @@ class GatedModel:
 
     def expected(self, right: Tensors, answer: Tensors) -> Tensors:
         """What ``answer`` should be where the ensemble's is ``right``, by the probability of its one slice."""
-        infected = bool(np.all(answer[self.probability] >= self.threshold))
+        infected = not np.any(answer[self.probability] < self.threshold)
         return {name: right[name] * infected if name in self.masks else right[name] for name in answer}
 
 
@@ -89,7 +90,7 @@ class Canary:
             RefusedError: a step's file was changed.
         """
         steps = ensemble_steps((repository / ENSEMBLE / CONFIG).read_text(encoding="utf-8"))
-        index = (repository / ENSEMBLE / VERSION / INDEX).read_bytes()
+        index = (repository / INDEX).read_bytes()
         kept = cache_home() / "triton" / "canaries" / f"{hashlib.sha256(KIND + index).hexdigest()}.npz"
         if not kept.is_file():
             _save(kept, _compute(repository, steps))

@@ -34,7 +34,7 @@ def serve_verb(
     *,
     bundles: BundlesOption = None,
     repository: Annotated[
-        Path | None, typer.Option("--repository", help="Serve this filled repository as it stands.")
+        Path | None, typer.Option("--repository", help="Serve this repository with what it was filled with.")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="An address of this machine; loopback alone is safe.")] = (
         "127.0.0.1"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..model.errors import UsageError
+from .addresses import join
 from .linter.files import plan_files
 from .linter.models import read_models
 from .linter.signatures import read_plan_header
@@ -17,8 +18,8 @@ NEWEST = max(TENSORRT)
 USER = 1000
 
 
-def plan_versions(repository: Path) -> dict[str, str | None]:
-    """The TensorRT that built the plans of each network of a repository: model -> version, None where it has no plan.
+def plan_versions(repository: Path) -> dict[str, dict[Path, str]]:
+    """The TensorRT that built each plan of a repository: network -> file -> version, no file where it has no plan.
 
     Raises:
         UsageError: there is no repository, or a plan is none.
@@ -26,12 +27,11 @@ def plan_versions(repository: Path) -> dict[str, str | None]:
     models, faults = read_models(repository, "tensorrt")
     if faults:
         raise UsageError(str(faults[0]))
-    versions: dict[str, str | None] = {}
-    for name, model in models.items():
-        if model.backend == "tensorrt":
-            files = plan_files(model)
-            versions[name] = read_plan_header(files[0]).version if files else None
-    return versions
+    return {
+        name: {file: read_plan_header(file).version for file in plan_files(model)}
+        for name, model in models.items()
+        if model.backend == "tensorrt"
+    }
 
 
 def container_target(repository: Path) -> Target:
@@ -49,18 +49,22 @@ def image_for(repository: Path, target: Target) -> str:
     if target != "tensorrt":
         return f"{REGISTRY}:{NEWEST}-py3"
     versions = plan_versions(repository)
-    if without := sorted(name for name, version in versions.items() if version is None):
+    if without := sorted(name for name, plans in versions.items() if not plans):
         raise UsageError(
             f"no TensorRT plan of {', '.join(without)} in {repository}: build them on the server's GPU with "
             "`coronanet export --fp16 --tensorrt`, or use the target onnxruntime"
         )
-    built = sorted({version for version in versions.values() if version})
+    built: dict[str, list[str]] = {}
+    for plans in versions.values():
+        for file, version in plans.items():
+            built.setdefault(version, []).append(file.relative_to(repository).as_posix())
     images = [name for name, version in TENSORRT.items() if all(_matches(each, version) for each in built)]
     if not built or not images:
         known = ", ".join(f"{name} has {version}" for name, version in TENSORRT.items())
+        found = " and ".join(f"{version} ({', '.join(built[version])})" for version in sorted(built))
         raise UsageError(
-            f"expected plans of one TensorRT that an image carries ({known}), got {' and '.join(built) or 'none'}: "
-            "build them with the TensorRT of the image that will serve them"
+            f"expected plans of one TensorRT that an image carries ({known}), got {found or 'none'}: build them all "
+            "with the TensorRT of the image that will serve them"
         )
     return f"{REGISTRY}:{images[-1]}-py3"
 
@@ -85,7 +89,9 @@ def docker_command(
     Raises:
         UsageError: as ``image_for``.
     """
-    published = [f"--publish={host}:{outer}:{inner}" for outer, inner in zip(ports, (8000, 8001, 8002), strict=True)]
+    published = [
+        f"--publish={join(host, outer)}:{inner}" for outer, inner in zip(ports, (8000, 8001, 8002), strict=True)
+    ]
     cache = [f"--cache-config=local,size={response_cache_mib * 2**20}"] if response_cache_mib else []
     return [
         *("docker", "run", "--rm", "--gpus=all", f"--user={USER}", "--read-only", "--tmpfs=/tmp", "--shm-size=256m"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -11,10 +12,13 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Protocol
 
+from ..engines.places import cache_home
+
 MAX_BYTES = 2**20
 BACKUPS = 3
 #: Logs of servers on ports that are not used any more.
 KEEP_DAYS = 30
+_OURS = re.compile(r"triton-(\d+)(\.log|-events\.jsonl)(\.\d)?$")
 
 #: What an event may carry: never an array.
 Field = str | int | float | bool | list[str] | None
@@ -79,9 +83,22 @@ def rotate(path: Path) -> bool:
     return True
 
 
-def prune(folder: Path) -> None:
-    """Remove the files in ``folder``, one of logs, that nobody has written to for ``KEEP_DAYS`` days."""
+def default_log(port: int) -> Path:
+    """Where the log of the server on that gRPC port is when nobody says where."""
+    return cache_home() / "logs" / f"triton-{port}.log"
+
+
+def prune() -> None:
+    """Remove the logs in their default folder of servers that have written nothing for ``KEEP_DAYS`` days.
+
+    All files of a server or none: a healthy Triton may be silent for longer, while its events never are.
+    """
+    servers: dict[str, list[Path]] = {}
+    for file in default_log(0).parent.glob("triton-*"):
+        if match := _OURS.match(file.name):
+            servers.setdefault(match[1], []).append(file)
     oldest = time.time() - KEEP_DAYS * 86400
-    for file in folder.iterdir():
-        if file.is_file() and file.stat().st_mtime < oldest:
-            file.unlink(missing_ok=True)
+    for files in servers.values():
+        if max(file.stat().st_mtime for file in files) < oldest:
+            for file in files:
+                file.unlink(missing_ok=True)

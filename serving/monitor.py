@@ -7,19 +7,21 @@ canary, an inference through the whole ensemble, was answered rightly, and what 
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..model.errors import UsageError
 from ..model.tasks import TaskName
+from .addresses import family, join
 
 #: A watchdog that has said nothing for so long is stuck, and "ready" is no longer known. A canary may take 30 s.
 STALE_AFTER_S = 90.0
@@ -83,6 +85,11 @@ class Monitor:
             "When a canary was last answered rightly, in Unix time; 0 where none was.",
             registry=self.registry,
         )
+        self._heard_at = Gauge(
+            "coronanet_watchdog_last_heard_timestamp_seconds",
+            "When the watchdog last said how the server is, busy or whatever else, in Unix time; 0 before the first.",
+            registry=self.registry,
+        )
         self._recoveries = Counter(
             "coronanet_recoveries",
             "What the watchdog brought back: a model (one step's process) or the whole server.",
@@ -101,10 +108,11 @@ class Monitor:
     def address(self) -> str:
         """``HOST:PORT`` that it listens on."""
         port = self._http.server_address[1] if self._http else self._port
-        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+        return join(self._host, port)
 
     def serves(self, bundles: Mapping[TaskName, str]) -> None:
-        """What is served: task -> hash of its bundle."""
+        """What is served from now on: task -> hash of its bundle."""
+        self._served.clear()
         for task, sha256 in bundles.items():
             self._served.labels(task, sha256).set(1)
 
@@ -138,8 +146,7 @@ class Monitor:
                 milliseconds = fields.get("canary_ms")
                 self.canary_answered(float(milliseconds) / 1000 if isinstance(milliseconds, int | float) else 0.0)
             case "busy":  # late, but getting on with its work: as ready as it was
-                with self._lock:
-                    self._heard = time.monotonic()
+                self._hear()
             case "ready" | "restarted":  # neither is said before a canary was right
                 self._become(Health(True))
                 if event == "restarted":
@@ -173,15 +180,21 @@ class Monitor:
 
     def _become(self, health: Health) -> None:
         with self._lock:
-            self._last, self._heard = health, time.monotonic()
+            self._last = health
+        self._hear()
         self._up.set(float(health.ok))
         if health.ok:
             self._success.set_to_current_time()
 
+    def _hear(self) -> None:
+        with self._lock:
+            self._heard = time.monotonic()
+        self._heard_at.set_to_current_time()
+
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"monitor": self})
         try:
-            self._http = _Server((self._host, self._port), handler)
+            self._http = _Server(self._host, self._port, handler)
         except OSError as error:
             reason = "in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
             raise UsageError(
@@ -203,6 +216,15 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # A slow caller must not hold up the end.
     block_on_close = False
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = family(host)
+        super().__init__((host, port), handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A prober that hangs up before it has its answer is no error of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

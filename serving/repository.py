@@ -8,19 +8,16 @@ from collections.abc import KeysView, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from ..engines.bundle import Bundle, FileRecord, hash_file, publish
 from ..engines.open import Backend, file_precision
 from ..engines.places import ROOT, cache_home
 from ..engines.predictor import Choice
 from ..engines.ranking import read_ranking
-from ..model.card import StrictModel, explain
 from ..model.errors import RefusedError, UsageError
 from ..model.tasks import ENSEMBLE, TRIAGE, TaskName
 from .container_plans import container_plans
+from .linter.filled import INDEX, VERSION, RepositoryIndex, check_index
 from .step import REMEDY, STEP
 from .step_file import StepFile
 from .triton_config import (
@@ -33,10 +30,8 @@ from .triton_config import (
     render_configs,
 )
 
-VERSION = "1"
 CONFIG = "config.pbtxt"
 MODEL = "model.py"
-INDEX = "repository.json"
 CONFIG_PATHS: dict[Target, str] = {
     "embedded": CONFIG,
     "onnxruntime": "configs/onnxruntime.pbtxt",
@@ -45,22 +40,6 @@ CONFIG_PATHS: dict[Target, str] = {
 EDGE = Choice("onnxruntime", "fp32")
 #: What the embedded server, which has no GPU, runs networks on.
 EMBEDDED: tuple[Backend, ...] = ("onnxruntime", "openvino")
-
-
-class RepositoryIndex(StrictModel):
-    """``coronanet/1/repository.json``, written last: the repository is whole, and these are its steps.
-
-    ``steps`` maps a model to the SHA-256 of its ``step.json``, ``models`` (the gated one included) to that of its
-    ``model.py``, ``configs`` (the ensemble included) to that of the ``config.pbtxt`` that the embedded server reads,
-    and ``bundles`` a task to its bundle's. A server of it needs a response cache of ``response_cache_mib`` MiB.
-    """
-
-    schema_version: Literal[3] = 3
-    steps: dict[str, str]
-    models: dict[str, str]
-    configs: dict[str, str]
-    bundles: dict[TaskName, str]
-    response_cache_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,7 @@ def fill_repository(
 
     Args:
         bundles: open bundles, at least one.
-        out: the repository; models in it that this did not write are left alone.
+        out: the repository; what is in it that this did not write is left alone, and refused by ``read_index``.
         choices: how to run each network.
         instances: processes that the embedded server runs for each network.
         threads: threads of one inference; None shares this machine's cores between the instances.
@@ -132,15 +111,16 @@ def fill_repository(
     if TRIAGE in configs:
         with publish(out / TRIAGE / VERSION) as work:
             (work / MODEL).write_text(_template(TRIAGE), encoding="utf-8")
+    folders = [out / name / VERSION for name in configs]
+    files = [out / name / CONFIG_PATHS[target] for name, by_target in configs.items() for target in by_target]
+    files += [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
     index = RepositoryIndex(
-        steps={step.name: hash_file(out / step.name / VERSION / STEP) for step in plan},
-        models={name: hash_file(out / name / VERSION / MODEL) for name in configs if name != ENSEMBLE},
-        configs={name: hash_file(out / name / CONFIG) for name in configs},
+        files={file.relative_to(out).as_posix(): hash_file(file) for file in sorted(files)},
         bundles={task: bundle.sha256 for task, bundle in bundles.items()},
         response_cache_mib=response_cache_mib,
     )
-    with publish(out / ENSEMBLE / VERSION) as work:
-        (work / INDEX).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with publish((out / INDEX).parent) as work:
+        (work / Path(INDEX).name).write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return filled
 
 
@@ -164,33 +144,22 @@ def embedded_choices(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskNa
 
 
 def read_index(repository: Path) -> RepositoryIndex:
-    """The index of a whole repository, every step there and every text that the server would run as it was filled.
-
-    The networks' own files are for `open_step`, whose process reads them anyway.
+    """The index of a whole repository in which every file is as it was filled, and no other is in its models.
 
     Raises:
         UsageError: there is no repository, or it was not filled to its end.
-        RefusedError: a step, its code or a configuration is not the one that the index names, or another version of
-            this package wrote the code.
+        RefusedError: a file or a model is not one that the index names, one of those is missing or was changed, or
+            another version of this package wrote the code or the index.
     """
-    path = repository / ENSEMBLE / VERSION / INDEX
+    path = repository / INDEX
     if not path.is_file():
         raise UsageError(f"{repository} is not a filled model repository: fill it with `coronanet repository`")
-    try:
-        index = RepositoryIndex.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"{path} is not valid: {explain(error)}: {REMEDY}") from None
-    expected = {
-        **{repository / name / VERSION / STEP: sha256 for name, sha256 in index.steps.items()},
-        **{repository / name / VERSION / MODEL: sha256 for name, sha256 in index.models.items()},
-        **{repository / name / CONFIG: sha256 for name, sha256 in index.configs.items()},
-    }
-    for file, sha256 in expected.items():
-        if not file.is_file() or hash_file(file) != sha256:
-            raise RefusedError(f"{file} is missing or was changed: {REMEDY}", page="corrupted-file")
-    ours = {name: hashlib.sha256(_template(name).encode()).hexdigest() for name in index.models}
-    if other := sorted(name for name, sha256 in index.models.items() if sha256 != ours[name]):
-        raise RefusedError(f"{repository / other[0] / VERSION / MODEL} is of another version of coronanet: {REMEDY}")
+    for fault in check_index(repository):
+        raise RefusedError(f"{repository / fault.file} {fault.what}: {fault.remedy}", page="corrupted-file")
+    index = RepositoryIndex.model_validate_json(path.read_bytes())
+    for name, sha256 in index.files.items():
+        if Path(name).name == MODEL and sha256 != _sha256_of_template(name.split("/")[0]):
+            raise RefusedError(f"{repository / name} is of another version of coronanet: {REMEDY}")
     return index
 
 
@@ -237,6 +206,10 @@ def _template(model: str) -> str:
     """The code that a model of ours runs in the Python backend."""
     name = "triage.py" if model == TRIAGE else "step.py"
     return (files(__package__ or "") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _sha256_of_template(model: str) -> str:
+    return hashlib.sha256(_template(model).encode()).hexdigest()
 
 
 def _own_folders(out: Path) -> set[str]:

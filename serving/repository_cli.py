@@ -86,7 +86,7 @@ def repository_verb(
     threshold = _threshold(opened, triage_threshold) if triage or triage_threshold is not None else None
     steps = fill(opened, home, instances, response_cache_mib=response_cache, triage_threshold=threshold)
     missing = _without_plans(opened)
-    faults, start = _for_target(home, wanted, response_cache) if wanted else ([], None)
+    faults, start = _for_target(home, wanted, response_cache)
     if as_json:
         emit_json(
             {
@@ -234,17 +234,23 @@ def _target(name: str | None) -> "Target | None":
     raise UsageError(f"expected --target {' or '.join(TARGETS)}, got {name}")
 
 
-def _for_target(home: Path, target: "Target", response_cache_mib: int) -> "tuple[list[Fault], str | None]":
-    """The faults of a repository for one target and, where there is none, what starts it."""
+def _for_target(home: Path, target: "Target | None", response_cache_mib: int) -> "tuple[list[Fault], str | None]":
+    """The faults of a repository and, where there is none, what starts it; None looks only for what was not filled."""
     from .container import docker_command
     from .linter import lint_repository
+    from .linter.filled import check_index
 
-    faults = lint_repository(home, None if target == DEFAULT else target)
+    faults = lint_repository(home, None if target == DEFAULT else target) if target else [*check_index(home)]
     if faults:
         return faults, None
-    if target == DEFAULT:
-        return [], shlex.join(["coronanet", "serve", "--repository", str(home)])
+    if target in (None, DEFAULT):
+        return [], _serve_command(home)
     return [], shlex.join(docker_command(home, target, response_cache_mib=response_cache_mib))
+
+
+def _serve_command(home: Path) -> str:
+    """Serves it with the options that it was filled with; `coronanet serve` alone fills one with its own."""
+    return shlex.join(["coronanet", "serve", "--repository", str(home)])
 
 
 def _threshold(bundles: Mapping[TaskName, Bundle], given: float | None) -> float:

@@ -8,7 +8,6 @@ from typing import NoReturn
 from ..model.errors import CoronanetError
 from .event_log import Emit, EventLog, Field, prune, rotate
 from .monitor import Monitor
-from .repository import read_index
 from .server import TritonServer
 from .watchdog import Watchdog
 
@@ -29,11 +28,13 @@ def serve(server: TritonServer, monitor: Monitor, ready: Callable[[Path], None])
     server.check_machine()
     log = server.log
     events = EventLog(log.with_name(f"{log.stem}-events.jsonl"))
-    prune(log.parent)
+    prune()
     started = time.monotonic()
     write = sparse(events)
 
     def emit(event: str, /, **fields: Field) -> None:
+        if event in ("ready", "restarted"):
+            monitor.serves(server.bundles)
         monitor.hear(event, **fields)
         write(event, **fields)
 
@@ -41,7 +42,6 @@ def serve(server: TritonServer, monitor: Monitor, ready: Callable[[Path], None])
         emit("starting", repository=str(server.repository), grpc=server.address, http=server.http_address)
         with monitor:
             server.start()
-            monitor.serves(read_index(server.repository).bundles)
             emit("ready", seconds=round(time.monotonic() - started, 2), pid=server.pid)
             ready(events.path)
             with Watchdog(server, emit) as watchdog:

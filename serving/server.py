@@ -11,19 +11,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..engines.places import cache_home
 from ..model.errors import RefusedError
-from .addresses import HOST, Ports, check_host, check_ports, here, is_loopback, join
+from ..model.tasks import TaskName
+from .addresses import HOST, Ports, check_host, check_ports, family, here, is_loopback, join
 from .canary import Canary
 from .connections import end_reading
+from .event_log import default_log
 from .examination import CANARY_S, Finding, examine
 from .installation import Installation, environment, find_installation, link_backend
 from .leftovers import Run, reap
+from .linter.filled import RepositoryIndex
 from .probe import Probe, ProbeError
 from .processes import ModelProcess, lives, model_processes
 from .repository import read_index
@@ -35,6 +38,8 @@ START_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 10
 #: What Triton may take beyond its own exit timeout before it is killed.
 EXIT_GRACE_S = 5.0
+#: No request is in flight where the models together used the processor for less than this in so long.
+LULL_CPU_S, LULL_S = 0.05, 0.3
 #: What Triton logs when it stops and no inference is in flight any more, and how long answers may be on their way then.
 IDLE = "All models are stopped, unloading models"
 FLUSH_S = 1.0
@@ -66,7 +71,7 @@ class TritonServer:
     Entering raises:
         MissingPackageError: Triton is not installed.
         UsageError: numpy 2 or newer, a port in use, an address that is not allowed, no filled repository.
-        RefusedError: a step was changed, the server did not start, or answered the canary wrongly.
+        RefusedError: the repository is not as it was filled, the server did not start, or answered the canary wrongly.
 
     The server ends with the thread that started it, also when that is killed.
     """
@@ -91,6 +96,8 @@ class TritonServer:
         self.exit_timeout_s = exit_timeout_s
         self._wanted = self.ports = ports or Ports()
         self._log = log
+        #: What it serves since it was last started: task -> hash of its bundle.
+        self.bundles: Mapping[TaskName, str] = {}
         #: Names every shared memory region of this server, also after it was stopped.
         self.prefix = ""
         self._run: Run | None = None
@@ -102,7 +109,7 @@ class TritonServer:
 
     @property
     def log(self) -> Path:
-        return self._log or cache_home() / "logs" / f"triton-{self.ports.grpc}.log"
+        return self._log or default_log(self.ports.grpc)
 
     @property
     def address(self) -> str:
@@ -139,35 +146,35 @@ class TritonServer:
         """Start the server and wait for the canary's first answer; what was started is stopped where that fails."""
         if self.trace is not None:
             self.trace.parent.mkdir(parents=True, exist_ok=True)
-        read_index(self.repository)
+        index = read_index(self.repository)
         reap()
         for tries_left in reversed(range(PORT_TRIES)):
             installation = self.check_machine()
             try:
-                self._start(installation)
+                self._start(installation, index)
                 return
             except RefusedError as error:
                 if not (tries_left and self._wanted.is_open and "already in use" in str(error)):
                     raise
                 self.ports = self._wanted
 
-    def _start(self, installation: Installation) -> None:
+    def _start(self, installation: Installation, index: RepositoryIndex) -> None:
         try:
             self._run = Run.begin()
             self.prefix = self._run.prefix
-            self._snapshot = take_snapshot(self.repository, self._run.folder)
-            read_index(self._snapshot)  # it was not filled anew while it was linked
-            self._spawn(installation, self._run, self._snapshot)
+            self._snapshot = take_snapshot(self.repository, index, self._run.folder)
+            self.bundles = index.bundles
+            self._spawn(installation, self._run, self._snapshot, index.response_cache_mib)
             # Triton starts meanwhile.
             self._canary = Canary.of(self._snapshot)
             self._wait()
         except BaseException:
-            self.stop()
+            self.stop(at_once=True)
             raise
 
-    def _spawn(self, installation: Installation, run: Run, snapshot: Path) -> None:
+    def _spawn(self, installation: Installation, run: Run, snapshot: Path, response_cache_mib: int) -> None:
         backends = link_backend(installation)
-        command = self._command(installation, backends, snapshot)
+        command = self._command(installation, backends, snapshot, response_cache_mib)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._log_start = log.tell()
@@ -240,7 +247,7 @@ class TritonServer:
         snapshot = self._snapshot
         if snapshot is None:
             raise RefusedError("the Triton server is not running")
-        start = self.log.stat().st_size
+        start = _size(self.log)
         for model in models:
             mark_changed(snapshot, model)
         deadline = time.monotonic() + timeout_s
@@ -257,23 +264,29 @@ class TritonServer:
             time.sleep(0.05)
 
     def restart(self) -> None:
-        """Stop what is left of the server and start it on the same ports.
+        """Stop what is left of the server, at once, and start it on the same ports.
 
         Raises:
             CoronanetError: as starting it does.
         """
         self._wanted = self.ports
-        self.stop()
+        self.stop(at_once=True)
         self.start()
 
-    def stop(self) -> None:
-        """End the server when it has finished what it accepted, and take away what it leaves in memory and on disk."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the server when it has finished what it accepted, and take away what it leaves in memory and on disk.
+
+        Requests that come meanwhile are accepted too; clients that go on asking are cut off after ``exit_timeout_s``.
+
+        Args:
+            at_once: whether requests may be cut off between two steps.
+        """
         if self._probe is not None:
             self._probe.close()
             self._probe = None
         if self._process is not None:
             if self._process.poll() is None:
-                self._end(self._process)
+                self._end(self._process, at_once=at_once)
             self._process.wait()
             _kill_group(self._process.pid)
             self._process = None
@@ -281,11 +294,14 @@ class TritonServer:
             self._run.end()
             self._run = self._snapshot = None
 
-    def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        start = self.log.stat().st_size if self.log.exists() else 0
+    def _end(self, process: "subprocess.Popen[bytes]", *, at_once: bool) -> None:
+        start = _size(self.log)
+        deadline = time.monotonic() + self.exit_timeout_s
+        if not at_once:
+            self._finish(deadline)
         process.send_signal(signal.SIGTERM)
         now = time.monotonic()
-        deadline = now + self.exit_timeout_s + EXIT_GRACE_S
+        deadline += EXIT_GRACE_S
         while now < deadline:
             end_reading(process.pid, self.ports.http)
             with suppress(subprocess.TimeoutExpired):
@@ -296,6 +312,22 @@ class TritonServer:
                 # All that is left is to unload models, which takes seconds, and where a process is dead, for ever.
                 deadline = min(deadline, now + FLUSH_S)
         process.send_signal(signal.SIGKILL)
+
+    def _finish(self, deadline: float) -> None:
+        """Wait until no request is in flight, at most until ``deadline``.
+
+        Triton stops all models at once, and refuses a request that it accepted its next step.
+        """
+        used_s = self._cpu_s()
+        while time.monotonic() < deadline:
+            time.sleep(LULL_S)
+            before_s, used_s = used_s, self._cpu_s()
+            if used_s - before_s < LULL_CPU_S:
+                return
+
+    def _cpu_s(self) -> float:
+        """The processor time that the living model processes have used, in seconds."""
+        return sum(process.cpu_s or 0 for process in self.model_processes())
 
     def __enter__(self) -> Self:
         self.start()
@@ -342,7 +374,12 @@ class TritonServer:
                 return False
         return True
 
-    def _command(self, installation: Installation, backends: Path, snapshot: Path) -> list[str]:
+    def _command(
+        self, installation: Installation, backends: Path, snapshot: Path, response_cache_mib: int
+    ) -> list[str]:
+        # Triton's two kinds of port want an IPv6 address written each in its own way.
+        is_v6 = family(self.host) is socket.AF_INET6
+        http, grpc = (f"ipv6:{self.host}", f"[{self.host}]") if is_v6 else (self.host, self.host)
         options = {
             "model-repository": snapshot.resolve(),
             # Nobody can load or unload a model over the network, and with it code of their own, as the other way to
@@ -351,9 +388,9 @@ class TritonServer:
             "repository-poll-secs": POLL_S,
             "backend-directory": backends,
             "cache-directory": installation.caches,
-            "http-address": self.host,
-            "grpc-address": self.host,
-            "metrics-address": self.host,
+            "http-address": http,
+            "grpc-address": grpc,
+            "metrics-address": http,
             "http-port": self.ports.http,
             "grpc-port": self.ports.grpc,
             "metrics-port": self.ports.metrics,
@@ -365,8 +402,8 @@ class TritonServer:
             options["http-restricted-api"] = options["grpc-restricted-protocol"] = (
                 f"{RESTRICTED}:{secrets.token_hex(16)}={secrets.token_hex(16)}"
             )
-        if mib := read_index(snapshot).response_cache_mib:
-            options["cache-config"] = f"local,size={mib * 2**20}"
+        if response_cache_mib:
+            options["cache-config"] = f"local,size={response_cache_mib * 2**20}"
         python = {
             "shm-default-byte-size": SHM_BYTES,
             "shm-growth-byte-size": SHM_BYTES,
@@ -392,6 +429,11 @@ def last_error(log: Path, start: int = 0) -> str:
         return "it said nothing"
     # A model's own error comes with the name of the exception before it and with a traceback behind.
     return re.sub(r"^(ERROR: )?(Failed to create instance: )?(TritonModelException: )?", "", reasons[0]).split("\\n")[0]
+
+
+def _size(log: Path) -> int:
+    """In bytes; 0 where somebody has taken it away."""
+    return log.stat().st_size if log.is_file() else 0
 
 
 def _read(log: Path, start: int) -> str:

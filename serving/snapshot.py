@@ -8,10 +8,12 @@ would not do: Triton takes a link that another run makes or removes for a change
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
-from .repository import MODEL, VERSION
+from ..engines.bundle import hash_file
+from ..model.errors import RefusedError
+from .linter.filled import INDEX, VERSION, RepositoryIndex
+from .repository import MODEL
 from .step import STEP
 
 NAME = "models"
@@ -19,14 +21,22 @@ NAME = "models"
 NETWORKS = (".onnx", ".plan")
 
 
-def take_snapshot(repository: Path, run: Path) -> Path:
-    """The folder in ``run`` that has every model of ``repository``, without the networks for servers in containers.
+def take_snapshot(repository: Path, index: RepositoryIndex, run: Path) -> Path:
+    """The folder in ``run`` that has the files of ``index``, without the networks for servers in containers.
 
     Raises:
         OSError: a file cannot be read, or the disk is full.
+        RefusedError: a file was changed since ``index`` was read.
     """
     snapshot = run / NAME
-    shutil.copytree(repository, snapshot, copy_function=shutil.copy, ignore=_ignored)
+    for name in (INDEX, *index.files):
+        if not _is_read(repository / name):
+            continue
+        copy = snapshot / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repository / name, copy)
+        if name != INDEX and hash_file(copy) != index.files[name]:
+            raise RefusedError(f"{repository / name} was changed while the server started: start it again")
     for code in snapshot.glob(f"*/*/{MODEL}"):
         # Python writes bytecode beside a model's code, and Triton would take that for a change of the model: a file
         # under the name of the folder is what prevents it, since model processes read no environment variables.
@@ -39,10 +49,9 @@ def mark_changed(snapshot: Path, model: str) -> None:
     os.utime(snapshot / model / VERSION / MODEL)
 
 
-def _ignored(folder: str, names: Iterable[str]) -> set[str]:
-    ignored = {name for name in names if name == "__pycache__" or name.startswith(".")}
-    step = Path(folder) / STEP
-    if step.is_file():
-        used: object = json.loads(step.read_bytes()).get("file")
-        ignored |= {name for name in names if name.endswith(NETWORKS) and name != used}
-    return ignored
+def _is_read(file: Path) -> bool:
+    """Whether the embedded server reads a file: of the networks of a step, the one that it names."""
+    if file.suffix not in NETWORKS:
+        return True
+    step: dict[str, object] = json.loads(file.with_name(STEP).read_bytes())
+    return file.name == step["file"]

@@ -22,6 +22,7 @@ TICK_S = 0.5
 #: Between the end of one examination and the start of the next.
 WATCH_S = 5.0
 RELOAD_S = 20.0
+PAUSE_S, PAUSE_GROWTH = 2.0, 5
 DYING_S = 0.2
 #: A process whose model was loaded anew is ended once it has used no processor for so long, or after the longer time.
 IDLE_S, RETIRED_S = 3.0, 120.0
@@ -36,6 +37,8 @@ class Limits:
         restarts: of the server, within ``window_s``; one more, and the watchdog gives up.
         reloads: of models, within ``window_s``; one more, and the server is restarted.
         strikes: findings in a row against the server as a whole that are believed.
+        pause_s: between a restart that failed and the next, in seconds; five times as long each time, so that a
+            repository that is being filled, or a disk that is being cleared, has a while.
     """
 
     restarts: int = 3
@@ -43,6 +46,7 @@ class Limits:
     strikes: int = 2
     window_s: float = 600.0
     reload_s: float = RELOAD_S
+    pause_s: float = PAUSE_S
     watch_s: float = WATCH_S
 
 
@@ -134,7 +138,7 @@ class Watchdog:
         before = [process for process in self._server.model_processes() if process.model in models]
         try:
             self._server.reload(models, self._limits.reload_s)
-        except RefusedError as error:
+        except (RefusedError, OSError) as error:
             self._emit("reload_failed", models=list(models), reason=str(error))
             self._restart(str(error))
             return
@@ -189,14 +193,17 @@ class Watchdog:
         Raises:
             RefusedError: it is spent.
         """
+        pause_s = 0.0
         while self._restarts.take():
+            time.sleep(pause_s)
             started = time.monotonic()
             self._emit("restarting", reason=reason)
             try:
                 self._server.restart()
-            except CoronanetError as error:
+            except (CoronanetError, OSError) as error:
                 reason = str(error)
                 self._emit("restart_failed", reason=reason)
+                pause_s = pause_s * PAUSE_GROWTH or self._limits.pause_s
                 continue
             self._emit("restarted", seconds=round(time.monotonic() - started, 2))
             self._begin()

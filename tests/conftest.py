@@ -1,6 +1,7 @@
 """What many tests need: really exported bundles, a real Triton server, and real slices where the data is."""
 
 import csv
+import fcntl
 import os
 
 # Read when torch is imported, here and in every process that a test starts: threads that wait for each other sleep.
@@ -11,7 +12,8 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,7 @@ from coronanet.engines.places import HOME_VARIABLE, ROOT, data_home
 from coronanet.engines.predictor import Choice
 from coronanet.engines.ranking import choose, machine
 from coronanet.engines.slices import GateSlices, gate_slices, phantom_slices
-from coronanet.export import making, shipped
+from coronanet.export import ranges, shipped
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.export.plan_target import plan_target
@@ -58,8 +60,26 @@ FEW_SLICES: dict[TaskName, tuple[int, int, int]] = {
     "lung_segmentation": (0, 12, 0),
 }
 FEW_PREFLIGHT = 2
+#: Tests of a real server, which they share.
+SERVED = ROOT / "tests" / "serving"
+SERVER_FIXTURES = {"triton_server", "repository"}
 #: How often they time each way to run a network.
 FEW_ROUNDS = 3
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where `make test` runs two processes: what starts servers stays in one, and so does each other file."""
+    for item in items:
+        is_served = SERVED in item.path.parents or SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("servers" if is_served else item.path.stem))
+
+
+@contextmanager
+def _alone(home: Path) -> Generator[None]:
+    """One process at a time makes what is kept in ``home``; the other finds it there."""
+    with (home / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,7 +97,7 @@ def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(home))
         patch.setattr(slices, "COUNTS", FEW_SLICES)
-        patch.setattr(making, "PREFLIGHT_SLICES", FEW_PREFLIGHT)
+        patch.setattr(ranges, "PREFLIGHT_SLICES", FEW_PREFLIGHT)
         patch.setattr(ranking, "ROUNDS", FEW_ROUNDS)
         # Its search for nodes to keep takes minutes; tests/export has int8 of what ships.
         patch.setattr(shipped, "wants_int8", lambda: False)
@@ -87,7 +107,8 @@ def own_home(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def bundles(own_home: Path) -> dict[TaskName, Bundle]:
     """The weights that ship, exported with fp16 through every gate."""
-    return provide_bundles(None)
+    with _alone(own_home):
+        return provide_bundles(None)
 
 
 @pytest.fixture(scope="session")
@@ -184,9 +205,10 @@ def real_slices(data: Path) -> GateSlices:
 
 
 @pytest.fixture(scope="session")
-def choices(bundles: dict[TaskName, Bundle]) -> dict[TaskName, Choice]:
+def choices(bundles: dict[TaskName, Bundle], own_home: Path) -> dict[TaskName, Choice]:
     """What `coronanet serve` would run on this machine, with the one thread that two instances leave each other."""
-    return {name: replace(choice, threads=1) for name, choice in choose(bundles).items()}
+    with _alone(own_home):
+        return {name: replace(choice, threads=1) for name, choice in choose(bundles).items()}
 
 
 @pytest.fixture(scope="session")

@@ -254,14 +254,14 @@ def _comparisons(report: EngineReport) -> Section:
         [
             str(each.case),
             f"{each.ratio:.3f}",
-            f"{each.low:.3f} to {each.high:.3f}",
+            "-" if each.verdict == "not judged" else f"{each.low:.3f} to {each.high:.3f}",
             f"{each.noise_floor:.1%}",
             each.verdict,
         ]
         for each in report.comparisons
     ]
     grid = Grid(("case",), ("B over A", "95 % interval", "noise floor", "verdict"), rows)
-    return Section("Against a baseline", grids=[grid])
+    return Section("B over A: other bundles, or a baseline", grids=[grid])
 
 
 def _of(report: EngineReport, task: str, batch: int) -> list[EngineResult]:

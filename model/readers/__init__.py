@@ -12,7 +12,16 @@ from ..errors import MissingPackageError, UsageError
 from ..study import Arriving, Study, printable
 from .windows import NAMED_WINDOWS, parse_window
 
-__all__ = ["NAMED_WINDOWS", "Reading", "Unreadable", "find_inputs", "open_inputs", "parse_window", "try_inputs"]
+__all__ = [
+    "NAMED_WINDOWS",
+    "Reading",
+    "Unreadable",
+    "find_inputs",
+    "is_picture",
+    "open_inputs",
+    "parse_window",
+    "try_inputs",
+]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -209,11 +218,16 @@ def _in_file(path: Path) -> Input | None:
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         return Input(path, lambda _: _nifti(path))
-    if name.endswith(IMAGE_SUFFIXES):
+    if is_picture(path):
         return Input(path, lambda reading: _image(path, reading.window))
     if _is_dicom(path) or name.endswith(DICOM_SUFFIXES):
         return _series([path], path.stem if name.endswith(DICOM_SUFFIXES) else path.name, path)
     return None
+
+
+def is_picture(path: Path) -> bool:
+    """Whether it is read as an 8-bit image, which needs a window."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _is_dicom(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...model.errors import UsageError
 from .faults import Fault
 from .files import check_files, check_plan_versions
+from .filled import check_index
 from .graph import check_graph, check_recursion, check_scheduling
 from .models import CONFIGS, Model, read_models, target_names
 from .signatures import DYNAMIC, read_onnx
@@ -26,17 +27,17 @@ def lint_repository(repository: Path, config_name: str | None = None) -> list[Fa
         UsageError: ``repository`` is not a folder with models.
     """
     models, faults = read_models(repository, config_name)
+    unread = {fault.model for fault in faults}
     models = {name: _complete(model) for name, model in models.items()}
     faults += _check_target(repository, models, config_name)
     for model in models.values():
         faults += check_files(model)
     faults += check_plan_versions(models)
-    unread = {fault.model for fault in faults if fault.rule == "config-syntax"}
     for model in models.values():
         if model.is_ensemble:
-            # A model whose configuration cannot be read is there, but nothing is known of it.
+            # A model that could not be read is there, but nothing is known of it.
             faults += (fault for fault in check_graph(model, models) if not _is_about(fault, unread))
-    return [*faults, *check_recursion(models), *check_scheduling(models)]
+    return [*faults, *check_recursion(models), *check_scheduling(models), *check_index(repository)]
 
 
 def _check_target(repository: Path, models: Mapping[str, Model], config_name: str | None) -> Iterator[Fault]:

@@ -119,6 +119,14 @@ def _read(folder: Path, config_name: str | None) -> Model | Fault:
         return Fault(
             "config-syntax", folder.name, file, f"not a model configuration ({reason})", "mend what stands there"
         )
+    if outside := [name for name in _file_names(config) if Path(name).is_absolute() or ".." in Path(name).parts]:
+        return Fault(
+            "outside-file",
+            folder.name,
+            file,
+            f"it names the model file {outside[0]}, which is not in the model's version folder",
+            f"put the file into {folder.name}/1/, or another version, and write its name alone",
+        )
     on_disk = _versions(folder)
     left_to_file = not config.input and not config.output
     max_batch: int | None = None if left_to_file and not config.max_batch_size else config.max_batch_size
@@ -134,6 +142,10 @@ def _read(folder: Path, config_name: str | None) -> Model | Fault:
         on_disk=on_disk,
         served=_served(config, on_disk),
     )
+
+
+def _file_names(config: Any) -> tuple[str, ...]:
+    return (config.default_model_filename, *config.cc_model_filenames.values())
 
 
 def _backend(config: Any, folder: Path, versions: Iterable[int]) -> str:

@@ -1,8 +1,8 @@
 """The gated ensemble in Triton's Python backend: lesions are segmented only in slices that are called infected.
 
 `coronanet repository --triage` copies this file into the model's version folder as ``model.py``. It asks the ensemble
-twice: all slices for the gate, and for what is not gated; then the infected ones for the rest. The others' masks are 0.
-It needs nothing but numpy, so that it runs in NVIDIA's container as it stands.
+twice where lesions are asked for: all slices for the gate, and for what is not gated; then the infected ones for the
+rest. The others' masks are 0. It needs nothing but numpy, so that it runs in NVIDIA's container as it stands.
 """
 
 import json
@@ -37,17 +37,19 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
         wanted = list(request.requested_output_names())
+        gated = [name for name in wanted if name in self.gated]
+        plain = [name for name in wanted if name not in gated]
         try:
-            answer = self._ask(image, [self.gate, *(name for name in wanted if name not in (self.gate, *self.gated))])
-            gated = [name for name in wanted if name in self.gated]
-            infected = answer[self.gate][:, 0] >= self.threshold
+            answer = self._ask(image, list({*plain, self.gate}) if gated else plain)
             if request.is_cancelled():
                 cancelled = pb_utils.TritonError("the client cancelled it", pb_utils.TritonError.CANCELLED)
                 return pb_utils.InferenceResponse(error=cancelled)
-            answer.update((name, np.zeros(image.shape, np.uint8)) for name in gated)
-            if gated and infected.any():
-                for name, masks in self._ask(image[infected], gated).items():
-                    answer[name][infected] = masks
+            if gated:
+                answer.update((name, np.zeros(image.shape, np.uint8)) for name in gated)
+                infected = ~(answer[self.gate][:, 0] < self.threshold)  # also where it is no number: nothing is missed
+                if infected.any():
+                    for name, masks in self._ask(image[infected], gated).items():
+                        answer[name][infected] = masks
         except EnsembleError as error:
             return pb_utils.InferenceResponse(error=error.reason)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, answer[name]) for name in wanted])

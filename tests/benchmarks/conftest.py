@@ -167,6 +167,7 @@ def waterfall(protocol: Protocol) -> WaterfallReport:
             steps=steps,
             reconciliation=sums,
             tax=None,
+            errors={},
             warnings=warnings_of(steps, sums),
         )
         for concurrency in (1, 4)

@@ -8,10 +8,11 @@ from typing import Any
 import jsonschema
 import pytest
 from coronanet.benchmarks.compare import check_same, compare, differences
-from coronanet.benchmarks.protocol import EngineCase, Protocol
-from coronanet.benchmarks.report import EngineReport, EngineResult, Statistics, Yardstick
+from coronanet.benchmarks.protocol import EngineCase, PeerCase, Protocol
+from coronanet.benchmarks.report import EngineReport, EngineResult, PeerResult, Statistics, Yardstick
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.serving_report import ServingReport
+from coronanet.benchmarks.tables import comparison_notes
 from coronanet.benchmarks.timing import NS_PER_MS, Samples
 from coronanet.cli import main
 from coronanet.model.errors import UsageError
@@ -98,6 +99,39 @@ def test_without_a_yardstick_the_floor_is_wide(make: Make) -> None:
     assert compare(make(10, yardstick=None), make(13, yardstick=None)).comparisons[0].verdict == "slower"
 
 
+def on_gpu(report: EngineReport) -> EngineReport:
+    """The same report, its case on a GPU and a peer's beside it."""
+    (result,) = report.results
+    case = result.case.model_copy(update={"backend": "torch_cuda"})
+    peer = PeerResult(
+        case=PeerCase(task=case.task, peer="torch cuda fp16", batch=1, threads=None),
+        protocol_sha256="00",
+        description="",
+        max_difference=None,
+        warm_up_ns=(1,),
+        rounds_ns=result.rounds_ns,
+        statistics=result.statistics,
+        noise_floor=None,
+        warnings=(),
+    )
+    return report.model_copy(update={"results": (result.model_copy(update={"case": case}),), "peers": (peer,)})
+
+
+def test_what_runs_on_a_gpu_is_not_divided_by_the_yardstick_of_the_cpu(make: Make) -> None:
+    found = compare(on_gpu(make(10, yardstick=6)), on_gpu(make(10, yardstick=9))).comparisons
+    assert [(one.ratio, one.relative_to, one.verdict) for one in found] == [(1.0, None, "noise")] * 2
+
+
+def test_two_rounds_are_not_judged_and_the_notes_say_how_many_there_were(make: Make) -> None:
+    report = make(10)
+    short = report.results[0].model_copy(update={"rounds_ns": rounds_of(20, rounds=2)})
+    found = compare(report, report.model_copy(update={"results": (short,)}))
+    assert [(one.verdict, one.rounds) for one in found.comparisons] == [("not judged", 2)]
+    (note,) = (note for note in comparison_notes(found) if "could not judge" in note)
+    assert "lung_segmentation onnxruntime fp16 batch 1: 2 of at least 4 rounds: raise --repeats" in note
+    jsonschema.validate(json.loads(found.to_json()), document_schema("bench-compare"))
+
+
 def test_another_protocol_is_refused_and_the_field_is_named(make: Make) -> None:
     with pytest.raises(UsageError, match=r"software\.python is \S+ in A and 3\.99 in B.*--vary software\.python"):
         compare(make(10), make(10, python="3.99"))
@@ -147,7 +181,8 @@ def test_no_case_in_common_is_said(make: Make) -> None:
 
 def test_served_reports_are_compared_burst_by_burst(serving: ServingReport) -> None:
     found = compare(serving, serving)
-    assert {one.verdict for one in found.comparisons} == {"noise"}
+    # Two bursts at most.
+    assert {(one.verdict, one.ratio) for one in found.comparisons} == {("not judged", 1.0)}
     assert all(one.ratio == pytest.approx(1.0) for one in found.comparisons)
 
 

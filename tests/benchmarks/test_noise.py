@@ -141,6 +141,14 @@ def test_without_a_yardstick_the_floor_is_wide() -> None:
     assert found.verdict == "noise"
 
 
+def test_fewer_than_four_rounds_judge_nothing_however_far_apart_they_are() -> None:
+    for count in (1, 2, 3):
+        once, twice = np.zeros(count), np.full(count, np.log(2.0))
+        for found in (paired([once, once], [twice, twice]), apart(Run(once, once), Run(twice, once))):
+            assert (found.verdict, found.rounds) == ("not judged", count)
+    assert apart(Run(np.zeros(4), None), Run(np.full(9, np.log(2.0)), None)).verdict == "slower"
+
+
 def test_a_drift_within_a_run_is_its_noise_floor() -> None:
     flat = tuple((1000, 1000) for _ in range(10))
     bent = (*flat[:5], *((1100, 1100) for _ in range(5)))

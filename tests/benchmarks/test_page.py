@@ -18,7 +18,17 @@ from coronanet.benchmarks.page.legend import Key
 from coronanet.benchmarks.page.lines import Panel, Series, lines_svg
 from coronanet.benchmarks.page.scatter import Spot, front
 from coronanet.benchmarks.protocol import Protocol
-from coronanet.benchmarks.report import EngineReport, Report
+from coronanet.benchmarks.report import (
+    Ceilings,
+    EngineReport,
+    Fresh,
+    GpuLoad,
+    LayerBound,
+    MemoryLevel,
+    Report,
+    RooflineRecord,
+    Stages,
+)
 from coronanet.benchmarks.serving_report import Budget, RateCase, ServingReport, rate_result
 from coronanet.benchmarks.study_report import EngineBlock, StudyCase, StudyReport, StudyRun
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
@@ -197,9 +207,50 @@ def test_axes_read_well() -> None:
     assert svg.Scale(0.01, 500, 0, 1, log=True).ticks(6) == [0.01, 0.1, 1, 10, 100]
     assert svg.log_range([3, 40]) == (2, 50)
     assert svg.log_range([5, 5]) == (2.5, 10)
+    assert svg.log_range([3e-11, 4e15]) == (2e-11, 5e15)
     assert svg.ceiling(61) == 80
     assert svg.top(113) == 120
     assert svg.top(0.9) == 1
+
+
+def test_a_gpu_of_a_petaflop_has_its_roofline_drawn_and_its_calls_taken_apart(engines: EngineReport) -> None:
+    result = engines.results[0]
+    bound = LayerBound(name="conv", operator="Conv", flops=10**12, bytes=10**9, bound_ms=1.0, limit="compute")
+    roof = RooflineRecord(
+        precision="fp16", flops=10**12, bytes=10**9, bound_ms=1.0, compute_bound_ms=1.0, share=0.5, layers=(bound,)
+    )
+    load = GpuLoad(
+        seconds=2.0,
+        slices=100,
+        readings=40,
+        energy_j_per_slice=0.0123,
+        power_w=345.0,
+        sm_clock_mhz=1980.0,
+        memory_clock_mhz=2619.0,
+        utilisation_share=0.97,
+        memory_used_bytes=2 * 10**9,
+        temperature_c=41,
+        throttles=(),
+    )
+    on_gpu = result.model_copy(
+        update={
+            "case": result.case.model_copy(update={"backend": "tensorrt", "graphs": True}),
+            "fresh": Fresh(import_ms=1.0, load_ms=2.0, first_ms=3.0, base_bytes=1, peak_bytes=2, gpu_bytes=567 * 10**6),
+            "stages": Stages(upload_ns=(10**6,), compute_ns=(2 * 10**6,), download_ns=(10**6,)),
+            "gpu": load,
+            "roofline": roof,
+        }
+    )
+    ceilings = Ceilings(
+        device="gpu",
+        flops_per_s={"fp32": 5e13, "fp16": 1e15},
+        reached_by={},
+        bytes_per_s=4e12,
+        memory=(MemoryLevel(working_set_bytes=2**30, bytes_per_s=4e12),),
+    )
+    text = words(build_page([engines.model_copy(update={"results": (on_gpu,), "ceilings": (ceilings,)})]))
+    for said in ("fp16: 1 000 000 GFLOP/s", "tensorrt fp16 graph", "2.000", "12.3", "567"):
+        assert said in text
 
 
 def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -32,7 +32,8 @@ def test_rates_share_one_draw_and_a_round_is_its_share_of_the_seconds() -> None:
     slow, fast = arrivals.schedule(10.0, 2, 5), arrivals.schedule(20.0, 2, 5)
     assert np.allclose(np.array(fast[: len(slow)]) * 2, slow, atol=10)
     assert max(fast) < 2 * NS_PER_S
-    assert arrivals.schedule(0.001, 0, 5) == (0,)
+    # No request is made up for a rate at which none is due: it would be another rate.
+    assert arrivals.schedule(0.001, 0, 5) == ()
 
 
 class Stalls(EngineBase):
@@ -100,6 +101,19 @@ def test_keeping_up_allows_the_last_request_its_time() -> None:
     assert not kept_up(1.0, errors=("boom",))
 
 
+def test_a_queue_that_grows_is_not_taken_for_the_time_of_the_last_request() -> None:
+    """Eight percent more than it can take: the median has half of the queue in it."""
+    latencies = tuple(round((0.002 + 0.08 * place / 100) * NS_PER_S) for place in range(100))
+    assert not Load((Block(latencies, (), round(1.082 * NS_PER_S), length_ns=NS_PER_S),), 1).kept_up
+
+
+def test_a_rate_at_which_nothing_was_due_is_said_to_be_too_few(fake_engine: Any, feeds: Any) -> None:
+    with Streams(lambda: fake_engine(0.01), 1, feeds) as streams:
+        load = Load((streams.play((), 0.05),), 1)
+    assert (load.requests, load.kept_up) == (0, False)
+    assert any("too few" in warning for warning in load.warnings)
+
+
 def test_the_knee_of_a_closed_loop_is_the_fewest_streams_with_nearly_all() -> None:
     points = [Point(1, 50, 20), Point(2, 97, 21), Point(4, 100, 40), Point(8, 99, 80)]
     assert closed_knee(points) == points[1]
@@ -116,6 +130,8 @@ def test_within_a_budget_throughput_counts_and_what_did_not_keep_up_does_not() -
     points = [Point(1, 50, 20), Point(2, 90, 49), Point(4, 100, 51), Point(5, 200, 30, kept_up=False)]
     assert within_budget(points, 50) == points[1]
     assert within_budget(points, 10) is None
+    lucky = Point(6, 300, 20)
+    assert within_budget([*points, lucky], 50) == points[1]
 
 
 def test_the_search_halves_between_the_last_good_rate_and_the_first_bad_one() -> None:

@@ -11,7 +11,9 @@ from coronanet.benchmarks.schemas import DOCUMENTS, document_schema
 from coronanet.benchmarks.serving_report import ServingReport
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASUREMENTS = sorted((ROOT / "docs" / "measurements").glob("*.json"))
+MEASUREMENTS = sorted(
+    path for path in (ROOT / "docs" / "measurements").rglob("*.json") if path.parent.name != "without-the-harness"
+)
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -5,17 +5,27 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from coronanet.benchmarks import bench_waterfall
+from coronanet.benchmarks.bench_serving import in_process_targets
+from coronanet.benchmarks.bench_waterfall import Probe, measure_waterfall
+from coronanet.benchmarks.inputs import phantom_slices
+from coronanet.benchmarks.load import LoadPlan
 from coronanet.benchmarks.schemas import document_schema
+from coronanet.benchmarks.timing import WarmUpRule
 from coronanet.cli import main
+from coronanet.engines.base import Tensors
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
+from coronanet.model.errors import UsageError
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import Ports, TritonServer
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"preprocess", "lung_segmentation", "decide_lung_segmentation"}
@@ -126,6 +136,52 @@ def test_one_step_is_taken_apart_too(server: TritonServer, capsys: pytest.Captur
     (result,) = valid(out, "bench-waterfall")["results"]
     assert [step["model"] for step in result["steps"]] == ["preprocess"]
     assert result["reconciliation"]["adds_up"]
+
+
+@pytest.mark.parametrize(("every", "code"), [(7, 1), (1, 2)])
+def test_requests_that_fail_are_counted_and_end_in_a_no(
+    server: TritonServer, every: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infer, calls = Probe.infer, count(1)
+
+    def fails_at_times(self: Probe, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        if next(calls) % every == 0:
+            raise UsageError("the server went away")
+        return infer(self, feeds)
+
+    monkeypatch.setattr(Probe, "infer", fails_at_times)
+    monkeypatch.setattr(bench_waterfall, "warm_up", lambda *_: None)
+    options = ["--concurrency", "2", "--requests", "40", "--served-only", "--json"]
+    found, out, error = run(["waterfall", "--server", server.address, *options], capsys)
+    assert found == code
+    if every == 1:
+        assert "expected answers at concurrency 2, found none: UsageError: the server went away" in error
+        return
+    value = json.loads(out)
+    (failures,) = value["results"][0]["errors"].values()
+    assert failures > 10
+    assert f"{failures} requests failed" in error
+    assert f"failures: {failures} of " in value["results"][0]["warnings"][0]
+
+
+def test_a_tax_is_taken_of_as_many_streams_or_none(tiny_bundle: Bundle, server: TritonServer) -> None:
+    targets = in_process_targets({"lung_segmentation": tiny_bundle}, {"lung_segmentation": Choice(threads=1)}, batch=1)
+    report = measure_waterfall(
+        server.address,
+        [2, 4],
+        phantom_slices(),
+        model="coronanet",
+        batch=1,
+        local=targets,
+        bundles={"lung_segmentation": tiny_bundle},
+        plan=LoadPlan(8, 10.0, rounds=1),
+        rule=WarmUpRule(limit_s=0.1),
+        timeout_s=30,
+    )
+    two, four = report.results
+    assert two.tax is not None
+    assert "2 streams" in two.tax.in_process
+    assert four.tax is None
 
 
 def test_a_trace_that_cannot_be_seen_from_here_is_one_line(

@@ -7,7 +7,7 @@ import cv2
 import nibabel as nib
 import numpy as np
 import pytest
-from coronanet.engines.own_slices import MOST, find_slices, own_slices
+from coronanet.engines.own_slices import MOST, find_calibration, find_slices, own_slices
 from coronanet.model.errors import UsageError
 from coronanet.model.readers.windows import NAMED_WINDOWS
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def grey(height: int = 40, width: int = 50) -> NDArray[np.uint8]:
 
 
 def test_pictures_of_any_size_and_their_masks_are_read_in_order(tmp_path: Path) -> None:
-    for name, height in (("b", 40), ("a", 60)):
+    for name, height in (("c", 40), ("b", 50), ("a", 60)):
         picture(tmp_path / "images" / f"{name}.png", grey(height))
         picture(tmp_path / "masks" / f"{name}.png", grey(height) % 2)
     slices = own_slices(tmp_path, LUNG)
@@ -47,7 +47,7 @@ def test_without_masks_there_are_none(tmp_path: Path) -> None:
 
 
 def test_of_many_some_are_taken_evenly_with_their_own_masks(tmp_path: Path) -> None:
-    for name in ("one", "two"):
+    for name in ("one", "three", "two"):
         values = np.full((8, 9, 40), -900, np.int16) + np.arange(40, dtype=np.int16)
         volume(tmp_path / "images" / f"{name}.nii.gz", values)
         volume(tmp_path / "masks" / f"{name}.nii.gz", (values + 900) % 3)
@@ -59,7 +59,7 @@ def test_of_many_some_are_taken_evenly_with_their_own_masks(tmp_path: Path) -> N
 
 
 def test_more_pictures_than_are_looked_at_are_thinned(tmp_path: Path) -> None:
-    for number in range(MOST + 5):
+    for number in range(2 * MOST + 5):
         picture(tmp_path / "images" / f"{number:02}.png", np.full((8, 8), number, np.uint8))
     levels = [int(image[0, 0]) for image in own_slices(tmp_path, LUNG).images]
     assert len(levels) == MOST
@@ -103,4 +103,27 @@ def test_a_folder_with_images_is_ones_own_and_any_other_that_of_the_data_sets(tm
     with pytest.raises(UsageError, match="expected a folder 'images' in --data DIR"):
         find_slices(tmp_path, LUNG, "binary_segmentation")
     picture(tmp_path / "images" / "a.png", grey())
-    assert find_slices(tmp_path, LUNG, "binary_segmentation").name == "1 slices of the user's own"
+    assert find_slices(tmp_path, LUNG, "binary_segmentation").name.startswith("1 slice of the user's own")
+
+
+def test_int8_is_not_judged_by_the_studies_that_it_was_calibrated_on(tmp_path: Path) -> None:
+    for name in "abcde":
+        picture(tmp_path / "images" / f"{name}.png", grey())
+    judged, calibrated = find_slices(tmp_path, LUNG, "binary_segmentation"), find_calibration(tmp_path, LUNG)
+    assert [sample.group for sample in judged.samples] == ["a", "c", "e"]
+    assert [sample.group for sample in calibrated.samples] == ["b", "d"]
+
+
+def test_of_a_single_study_every_other_slice_is_judged_and_the_name_says_so(tmp_path: Path) -> None:
+    volume(tmp_path / "images" / "one.nii.gz", np.full((8, 9, 7), -900, np.int16) + np.arange(7, dtype=np.int16))
+    judged, calibrated = find_slices(tmp_path, None, "binary_segmentation"), find_calibration(tmp_path, None)
+    assert [int(image[0, 0]) for image in judged.images] == [-900, -898, -896, -894]
+    assert [int(image[0, 0]) for image in calibrated.images] == [-899, -897, -895]
+    for slices in (judged, calibrated):
+        assert slices.name.endswith("slices of the user's own, every other one of a single study")
+
+
+def test_a_single_slice_leaves_none_for_int8(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", grey())
+    with pytest.raises(UsageError, match=r"images holds one slice, .* int8 needs others .*#calibration-data"):
+        find_calibration(tmp_path, LUNG)

@@ -43,7 +43,7 @@ def test_a_plan_that_passed_at_export_is_taken(tiny_bundle: Bundle, record: File
 
 
 def test_a_plan_that_passed_here_is_taken_here_alone(tiny_bundle: Bundle, record: FileRecord) -> None:
-    write_proof(record, HERE, proof("passed"))
+    write_proof(tiny_bundle, record, HERE, proof("passed"))
     refuse_unproved(tiny_bundle, record, HERE)
     with pytest.raises(RefusedError, match="has never run"):
         refuse_unproved(tiny_bundle, record, replace(HERE, version="1.7.2.0"))
@@ -51,30 +51,43 @@ def test_a_plan_that_passed_here_is_taken_here_alone(tiny_bundle: Bundle, record
         refuse_unproved(tiny_bundle, record.model_copy(update={"sha256": "0" * 64}), HERE)
 
 
+def test_what_was_proved_by_another_card_or_margin_proves_nothing(tiny_bundle: Bundle, record: FileRecord) -> None:
+    write_proof(tiny_bundle, record, HERE, proof("passed"))
+    card = tiny_bundle.card.model_copy(update={"tolerance": 0.5})
+    judged = Gate(gate="non_inferiority", verdict="passed", reason="", figures={"margin": 0.5})
+    other_margin = tiny_bundle.manifest.model_copy(update={"files": (record.model_copy(update={"gates": (judged,)}),)})
+    for bundle in (
+        Bundle(tiny_bundle.path, tiny_bundle.manifest, card, ""),
+        Bundle(tiny_bundle.path, other_margin, tiny_bundle.card, ""),
+    ):
+        with pytest.raises(RefusedError, match="has never run"):
+            refuse_unproved(bundle, record, HERE)
+
+
 def test_a_plan_that_failed_here_since_is_no_longer_taken(tiny_bundle: Bundle, record: FileRecord) -> None:
     passed_at_export = record.model_copy(update={"evidence": tiny_bundle.require("network").evidence})
     for plan in (record, passed_at_export):
-        write_proof(plan, HERE, proof("refused"))
+        write_proof(tiny_bundle, plan, HERE, proof("refused"))
         with pytest.raises(RefusedError, match="did not pass parity: too far off"):
             refuse_unproved(tiny_bundle, plan, HERE)
 
 
 def test_a_plan_that_decides_worse_here_is_no_longer_taken(tiny_bundle: Bundle, record: FileRecord) -> None:
     gate = Gate(gate="non_inferiority", verdict="refused", reason="dice changes by -0.2")
-    write_proof(record, HERE, Proof(evidence=proof("passed").evidence, non_inferiority=gate))
+    write_proof(tiny_bundle, record, HERE, Proof(evidence=proof("passed").evidence, non_inferiority=gate))
     with pytest.raises(RefusedError, match=r"did not pass non-inferiority: dice changes by -0\.2"):
         refuse_unproved(tiny_bundle, record, HERE)
 
 
 def test_a_refused_gate_holds_a_plan_back_whatever_parity_says(tiny_bundle: Bundle, record: FileRecord) -> None:
-    write_proof(record, HERE, proof("passed"))
+    write_proof(tiny_bundle, record, HERE, proof("passed"))
     gate = Gate(gate="precision", verdict="refused", reason="")
     with pytest.raises(RefusedError, match="did not pass precision"):
         refuse_unproved(tiny_bundle, record.model_copy(update={"gates": (gate,)}), HERE)
 
 
-def test_a_damaged_record_proves_nothing(own_cache: Path, record: FileRecord) -> None:
-    write_proof(record, HERE, proof("passed"))
+def test_a_damaged_record_proves_nothing(own_cache: Path, tiny_bundle: Bundle, record: FileRecord) -> None:
+    write_proof(tiny_bundle, record, HERE, proof("passed"))
     (file,) = (own_cache / "proofs").iterdir()
     file.write_text("{")
-    assert read_proof(record, HERE) is None
+    assert read_proof(tiny_bundle, record, HERE) is None

@@ -1,16 +1,23 @@
 """`auto` is measured, recorded, and never something that did not pass."""
 
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from coronanet.engines import ranking
+from coronanet.engines.base import Tensors
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.onnxruntime_engine import OnnxRuntimeEngine
 from coronanet.engines.open import open_engine
+from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.predictor import Choice
-from coronanet.engines.slices import phantom_slices
+from coronanet.engines.slices import GateSlices, phantom_slices
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
+from numpy.typing import NDArray
 
 TASK: TaskName = "lung_segmentation"
 
@@ -73,6 +80,31 @@ def test_a_reduced_precision_is_not_chosen_before_its_gates_ran(ranked: ranking.
     assert ranked.best.precision == "fp32"
 
 
+@pytest.mark.parametrize("good_calls", [0, 3])
+def test_an_engine_that_fails_is_passed_over_with_its_reason_and_the_others_are_ranked(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, good_calls: int
+) -> None:
+    """OpenVINO dies on its first slice, or only when it is timed."""
+    phantom = phantom_slices()
+    slices = GateSlices(phantom.name, phantom.samples[:good_calls] or phantom.samples[:1], real=False)
+    infer, calls = OpenVinoEngine.infer, iter(range(1000))
+
+    def fail(engine: OpenVinoEngine, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        if next(calls) >= good_calls:
+            raise RuntimeError("the device is lost\nat line 7")
+        return infer(engine, feeds)
+
+    monkeypatch.setattr(ranking, "candidates", lambda _: [Choice("openvino", "fp32"), Choice("onnxruntime", "fp32")])
+    monkeypatch.setattr(OpenVinoEngine, "infer", fail)
+    ways = ranking.rank(tiny_bundle, slices).ways
+    assert [(way.choice, way.verdict) for way in ways] == [
+        (Choice("onnxruntime", "fp32"), "passed"),
+        (Choice("openvino", "fp32"), "not_run"),
+    ]
+    assert ways[1].reason == "the device is lost"
+    assert ways[1].latency_ms is None
+
+
 @pytest.mark.parametrize(("ms", "verdict"), [(5.0, "passed"), (20.0, "refused")])
 def test_a_file_is_worth_it_where_it_is_faster_than_the_fastest_without_it(
     ranked: ranking.Ranking, ms: float, verdict: str
@@ -111,3 +143,47 @@ def test_a_record_of_the_phantom_is_measured_again_once_real_slices_are_there(
     ranking.choose({TASK: bundles[TASK]}, data=data, progress=told.append)
     ranking.choose({TASK: bundles[TASK]}, data=data, progress=told.append)
     assert told == [TASK]
+
+
+def test_where_no_real_slices_are_a_record_of_the_phantom_stays(
+    tiny_bundle: Bundle, ranked: ranking.Ranking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path / "home"))
+    ranking.write_ranking(ranked.model_copy(update={"bundle_sha256": tiny_bundle.sha256}))
+    monkeypatch.setattr(ranking, "rank", lambda *_, **__: pytest.fail("measured again"))
+    for folder in ("empty", "own/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "own" / "images" / "a.png"), np.zeros((64, 64), np.uint8))
+    for data in (tmp_path / "empty", tmp_path / "own"):
+        assert ranking.choose({TASK: tiny_bundle}, data=data) == {TASK: ranked.best}
+
+
+def test_own_pictures_whose_window_nobody_named_leave_the_phantom(
+    tiny_bundle: Bundle, ranked: ranking.Ranking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path / "home"))
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((64, 64), np.uint8))
+    seen: list[bool] = []
+
+    def rank(_: Bundle, slices: GateSlices, **__: object) -> ranking.Ranking:
+        seen.append(slices.real)
+        return ranked
+
+    monkeypatch.setattr(ranking, "rank", rank)
+    ranking.choose({TASK: tiny_bundle}, data=tmp_path)
+    assert seen == [False]
+
+
+def test_a_record_whose_best_is_no_way_any_more_is_not_used(
+    bundles: dict[TaskName, Bundle], ranked: ranking.Ranking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
+    ranking.write_ranking(ranked)
+    left = [choice for choice in ranking.candidates(bundles[TASK]) if choice != ranked.best]
+    monkeypatch.setattr(ranking, "candidates", lambda _: left)
+    assert ranking.read_ranking(bundles[TASK]) is None
+
+
+def test_what_a_gpu_way_runs_on_belongs_to_the_machine() -> None:
+    assert ranking.machine()["torch"] == torch.__version__

@@ -98,6 +98,28 @@ def test_a_plan_without_weights_takes_them_from_the_file_it_was_built_from_and_n
     assert given == [planned.file(planned.require("network"))]
 
 
+@pytest.mark.parametrize("trusted", ["", "signature", "built here"])
+def test_a_plan_that_brings_code_is_opened_only_where_somebody_vouches_for_it(
+    planned: Bundle, monkeypatch: pytest.MonkeyPatch, trusted: str
+) -> None:
+    record = plan_of(planned)
+    assert record.target is not None
+    on_a_gpu(monkeypatch, record)
+    monkeypatch.setattr(module, "built_here", {record.sha256} if trusted == "built here" else set[str]())
+    opened: list[object] = []
+    monkeypatch.setattr(module, "TensorRtEngine", lambda *_, **__: opened.append(1))
+    portable = record.model_copy(update={"target": record.target.model_copy(update={"version_compatible": True})})
+    files = tuple(portable if file == record else file for file in planned.manifest.files)
+    manifest = planned.manifest.model_copy(update={"files": files})
+    bundle = Bundle(planned.path, manifest, planned.card, "", is_signature_checked=trusted == "signature")
+    if trusted:
+        open_tensorrt(bundle, "fp32", unproved=True)
+    else:
+        with pytest.raises(RefusedError, match=r"no signature was checked: export with --sign .*verify --key"):
+            open_tensorrt(bundle, "fp32", unproved=True)
+    assert len(opened) == bool(trusted)
+
+
 @pytest.mark.parametrize(("content", "reason"), [(b"no plan" * 100, "damaged"), (b"", "damaged")])
 def test_a_file_that_is_no_plan_is_refused_by_the_library(
     planned: Bundle, tmp_path: Path, content: bytes, reason: str

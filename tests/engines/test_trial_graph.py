@@ -10,6 +10,7 @@ from coronanet.engines import trial_graph
 from coronanet.engines.bundle import Precision
 from coronanet.engines.onnxruntime_engine import OnnxRuntimeEngine
 from coronanet.engines.trial_graph import INPUT, OUTPUT, TOLERANCES, expected_logits, is_right, trial_model
+from coronanet.export import to_onnx
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -37,6 +38,10 @@ def test_each_precision_is_really_computed_in(tmp_path: Path) -> None:
 def test_the_int8_graph_has_quantize_and_dequantize_around_the_convolution() -> None:
     nodes = [node.op_type for node in onnx.load_from_string(trial_model("int8")).graph.node]
     assert nodes == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]
+
+
+def test_the_trial_is_of_the_opset_and_the_ir_of_the_bundles() -> None:
+    assert (trial_graph.OPSET, trial_graph.IR_VERSION) == (to_onnx.OPSET, to_onnx.IR_VERSION)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

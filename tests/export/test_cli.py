@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coronanet.cli import main
 from coronanet.engines.bundle import Bundle
-from coronanet.engines.ranking import read_ranking
+from coronanet.engines.ranking import Ranking, machine, read_ranking, write_ranking
 from coronanet.export import cli
 from coronanet.export.shipped import PRETRAINED
 from coronanet.model.tasks import TaskName
@@ -57,6 +57,17 @@ def test_export_takes_a_folder_of_own_weights(tiny_source: Path, tmp_path: Path)
     assert Bundle.open(tmp_path / "bundles" / SMALLEST).manifest.graph("network", "fp16") is None
 
 
+@pytest.mark.usefixtures("synthetic")
+def test_int8_without_training_slices_is_wrong_use_and_writes_nothing(
+    tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", str(tiny_source), "--int8", "--out", str(tmp_path / "bundles"), "--json") == 2
+    assert (
+        "int8 needs training slices for its ranges and there are none" in json.loads(capsys.readouterr().out)["error"]
+    )
+    assert not (tmp_path / "bundles").exists()
+
+
 def test_own_weights_never_go_where_those_that_ship_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,11 +96,16 @@ def test_verify_proves_a_bundle_again_on_this_machine(
     assert answer["sha256"] == bundle.sha256
 
 
+@pytest.mark.usefixtures("synthetic")
 def test_verify_of_a_bundle_that_decides_otherwise_here_is_one_object_and_exit_code_1(
-    bundles: dict[TaskName, Bundle], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("CORONANET_HOME", str(tmp_path))
+    write_ranking(Ranking(bundle_sha256=tiny_bundle.sha256, machine=machine(), ways=()))
+    assert read_ranking(tiny_bundle) is not None
     monkeypatch.setattr("coronanet.engines.parity.PIXEL_TOLERANCE", -1.0)
-    assert run("verify", str(bundles[SMALLEST].path), "--json") == 1
+    assert run("verify", str(tiny_bundle.path), "--json") == 1
+    assert read_ranking(tiny_bundle) is None, "what was fastest may be what is refused"
     captured = capsys.readouterr()
     assert json.loads(captured.out)["verdict"] == "refused"
     assert "error: preprocess.onnx does not pass parity: pixels differ" in captured.err

@@ -59,6 +59,10 @@ def test_the_node_that_int8_would_spoil_is_found_and_kept(source: Path, slices: 
     assert record.is_proved
     census = next(gate for gate in record.gates if gate.gate == "precision")
     assert 2 <= len(census.nodes) <= 6
+    assert record.calibration is not None
+    assert (record.calibration.method, record.calibration.quantizer) == ("min-max", "onnxruntime")
+    assert (record.calibration.images_sha256, record.calibration.slices) == (slices.sha256, len(slices.samples))
+    assert bundle.require("network").calibration is None
     assert any("alone does to the answer" in what for what in told)
     assert census.figures["in_precision"] > 4 * census.figures["kept"]
 

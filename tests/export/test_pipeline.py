@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from coronanet.engines.slices import calibration_slices, gate_slices, phantom_sl
 from coronanet.export import making, pipeline
 from coronanet.export.census import take_census
 from coronanet.export.options import Wanted
-from coronanet.export.shipped import PRETRAINED, holds, provide_bundles
+from coronanet.export.shipped import PRETRAINED, export_all, holds, provide_bundles
 from coronanet.export.to_onnx import IR_VERSION, OPSET
 from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError, UsageError
@@ -143,6 +144,23 @@ def test_a_bundle_is_replaced_whole(source: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == [SMALLEST]
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_bundle_is_never_replaced(source: Path, tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "out" / SMALLEST
+    if kind == "folder":
+        mine /= "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("a year of work")
+    with pytest.raises(UsageError, match=r"out/lung_segmentation is no bundle, .* would replace it: .*another --out"):
+        pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
+    assert mine.read_text() == "a year of work"
+
+
+def test_an_empty_folder_becomes_the_bundle(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / SMALLEST).mkdir(parents=True)
+    assert pipeline.export_bundle(source, tmp_path / "out", phantom_slices()).path == tmp_path / "out" / SMALLEST
+
+
 def test_weights_that_do_not_fit_the_card_are_named(source: Path, tmp_path: Path) -> None:
     card = json.loads((source / CARD).read_text())
     card["network"]["parameters"]["features"] = 8
@@ -156,6 +174,18 @@ def test_a_truncated_weights_file_is_one_line(source: Path, tmp_path: Path) -> N
     (source / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match="is not a safetensors file"):
         pipeline.export_bundle(source, tmp_path / "out", phantom_slices())
+
+
+def test_an_export_on_first_use_takes_own_pictures_without_a_window_for_none(source: Path, tmp_path: Path) -> None:
+    """Nobody can be asked what their greys mean; where an export was asked for, the window is."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "data" / "images" / "a.png"), np.zeros((64, 64), np.uint8))
+    made = export_all([source], tmp_path / "out", optional=True, data=tmp_path / "data")
+    evidence = made[SMALLEST].require("network").evidence
+    assert evidence is not None
+    assert evidence.images == "synthetic phantom"
+    with pytest.raises(UsageError, match="pass the window"):
+        export_all([source], tmp_path / "out", data=tmp_path / "data")
 
 
 def test_shipped_weights_are_exported_once_and_a_bundle_of_others_is_known(bundles: dict[TaskName, Bundle]) -> None:

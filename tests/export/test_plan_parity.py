@@ -65,10 +65,28 @@ def test_what_parity_found_opens_the_plan_from_then_on(
     found = prove_plans(planned, reference)
     assert opened == [(Choice("tensorrt", "fp32"), True)]
     assert {path: found_.verdicts["parity"] for path, found_ in found.items()} == {record.path: "passed"}
-    proof = read_proof(record, here)
+    proof = read_proof(planned, record, here)
     assert proof is not None
     assert proof.evidence == found[record.path].evidence
     refuse_unproved(planned, record, here)
+
+
+def test_a_plan_that_fails_has_not_run_for_its_reason(
+    planned: Bundle, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = plan_of(planned)
+    assert record.target is not None
+    here = Host(record.target.runtime, record.target.version, "8.9", "NVIDIA L4")
+
+    def open_nothing(*_: object, **__: object) -> Predictor:
+        raise RuntimeError("CUDA error 700\nat line 7")
+
+    monkeypatch.setattr(module, "find_hosts", lambda: (here,))
+    monkeypatch.setattr(module.Predictor, "open", open_nothing)
+    (found,) = prove_plans(planned, reference).values()
+    assert found.evidence is not None
+    assert (found.evidence.verdict, found.evidence.reason) == ("not_run", "CUDA error 700")
+    assert read_proof(planned, record, here) is None
 
 
 @pytest.mark.gpu

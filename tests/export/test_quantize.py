@@ -7,11 +7,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from coronanet.engines.bundle import Bundle
+from coronanet.engines.bundle import Bundle, CalibrationMethod
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.export.calibrate import METHODS, cache_path, calibrate
 from coronanet.export.census import take_census
-from coronanet.export.options import CalibrationMethod
 from coronanet.export.quantize import quantizable, quantize
 from coronanet.export.switchboard import Switchboard
 from numpy.typing import NDArray
@@ -105,6 +104,15 @@ def test_calibration_is_done_once_for_the_same_network_slices_and_method(
         cache_path(network, PIXELS, "percentile"),
     }
     assert len(paths) == 3
+
+
+@pytest.mark.parametrize("content", ["", '{"data": {', "{}", "[]"])
+def test_a_damaged_calibration_is_done_again(network: Path, content: str) -> None:
+    first = calibrate(network, PIXELS, "min-max", progress=ignore)
+    cache_path(network, PIXELS, "min-max").write_text(content, encoding="utf-8")
+    told: list[int] = []
+    assert calibrate(network, PIXELS, "min-max", progress=told.append).keys() == first.keys()
+    assert told == [1, 2, 3]
 
 
 def test_a_calibration_that_fails_leaves_nothing(network: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coronanet.cli import main
-from coronanet.engines.bundle import Bundle
+from coronanet.engines.bundle import CARD, MANIFEST, Bundle, PlanTarget
 from coronanet.engines.keys import PublicKey, write_key_pair
 from coronanet.engines.signature import SIGNATURE
 from coronanet.export import shipped
@@ -113,6 +113,29 @@ def test_with_a_key_the_usual_place_is_taken_as_it_stands(
     monkeypatch.setattr(shipped, "bundle_home", lambda option: exported)
     before = Bundle.open(exported / TASK).sha256
     assert provide_bundles(None, key=PublicKey.load(keys[1]))[TASK].sha256 == before
+
+
+def test_a_signed_bundle_and_one_with_plans_are_never_replaced_on_first_use(
+    exported: Path,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither holds the weights that ship."""
+    shutil.copytree(tiny_bundle.path, tmp_path / TASK)
+    (tmp_path / TASK / "plans").mkdir()
+    shutil.copyfile(tiny_bundle.path / CARD, tmp_path / TASK / "plans" / "a.plan")
+    target = PlanTarget(runtime="tensorrt", version="11.1.0", compute_capability="8.6", gpu="A10")
+    card = next(record for record in tiny_bundle.manifest.files if record.kind == "card")
+    plan = card.model_copy(update={"path": "plans/a.plan", "kind": "plan", "precision": "fp32", "target": target})
+    manifest = tiny_bundle.manifest.model_copy(update={"files": (*tiny_bundle.manifest.files, plan)})
+    (tmp_path / TASK / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    monkeypatch.setattr(shipped, "export_all", lambda *_, **__: pytest.fail("replaced"))
+    for home in (exported, tmp_path):
+        monkeypatch.setattr(shipped, "bundle_home", lambda _, home=home: home)
+        assert provide_bundles(None, tasks=[TASK])[TASK].path == home / TASK
+        assert f"`coronanet export {TASK}` replaces it" in "".join(capsys.readouterr().err.splitlines())
 
 
 def test_one_unsigned_bundle_among_signed_ones_is_refused(

@@ -6,6 +6,8 @@ import pytest
 from coronanet.model.errors import UsageError
 from coronanet.serving.addresses import ANY_PORT, Ports, check_host, check_ports, here, join
 
+from .conftest import needs_ipv6
+
 
 def test_only_loopback_unless_it_is_asked_for() -> None:
     for host in ("0.0.0.0", "::"):
@@ -13,7 +15,17 @@ def test_only_loopback_unless_it_is_asked_for() -> None:
             check_host(host)
         check_host(host, allow_remote=True)
     check_host("127.0.0.1")
+
+
+@needs_ipv6
+def test_ipv6_loopback_is_loopback_and_has_ports_of_its_own() -> None:
     check_host("::1")
+    ports = Ports.free("::1")
+    with (
+        socket.create_server(("::1", ports.grpc), family=socket.AF_INET6),
+        pytest.raises(UsageError, match=f"port {ports.grpc} on ::1 cannot be used"),
+    ):
+        check_ports("::1", ports)
 
 
 def test_a_name_and_an_address_of_another_machine_are_refused() -> None:

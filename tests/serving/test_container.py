@@ -16,6 +16,11 @@ cc_model_filenames { key: "9.0" value: "sm90.plan" }
 """
 
 
+def write_plan(path: Path, version: str) -> None:
+    """The header of a plan of a version of TensorRT."""
+    path.write_bytes(struct.pack("<4sI16x4B", b"ftrt", 0, *(int(part) for part in version.split("."))))
+
+
 def write_repository(root: Path, versions: dict[str, str | None]) -> Path:
     """Networks, each with a plan of a version of TensorRT, or none."""
     for name, version in versions.items():
@@ -25,8 +30,7 @@ def write_repository(root: Path, versions: dict[str, str | None]) -> Path:
         (folder / "config.pbtxt").write_text('backend: "python"\n')
         (folder / "configs" / "tensorrt.pbtxt").write_text(CONFIG)
         if version:
-            numbers = [int(part) for part in version.split(".")]
-            (folder / "1" / "sm90.plan").write_bytes(struct.pack("<4sI16x4B", b"ftrt", 0, *numbers))
+            write_plan(folder / "1" / "sm90.plan", version)
     return root
 
 
@@ -49,7 +53,7 @@ def test_the_image_has_the_tensorrt_of_the_plans(tmp_path: Path, version: str, i
     [
         ({"a": "10.3.0.26"}, "26.07 has 11.1.0.106, 26.08 has 11.2.1), got 10.3.0.26"),
         ({"a": "11.1.0.107"}, "got 11.1.0.107"),
-        ({"a": "11.1.0.106", "b": "11.2.1.7"}, "got 11.1.0.106 and 11.2.1.7"),
+        ({"a": "11.1.0.106", "b": "11.2.1.7"}, "got 11.1.0.106 (a/1/sm90.plan) and 11.2.1.7 (b/1/sm90.plan)"),
         ({"a": "11.1.0.106", "b": None}, "no TensorRT plan of b"),
     ],
 )
@@ -57,6 +61,20 @@ def test_plans_that_no_image_loads_are_refused(tmp_path: Path, versions: dict[st
     with pytest.raises(UsageError) as refused:
         image_for(write_repository(tmp_path, versions), "tensorrt")
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("older", ["sm86.plan", "sm90.plan"])
+def test_plans_of_two_versions_in_one_network_are_refused_by_name(tmp_path: Path, older: str) -> None:
+    repository = write_repository(tmp_path, {"a": "11.2.1.7"})
+    config = repository / "a" / "configs" / "tensorrt.pbtxt"
+    config.write_text(config.read_text() + 'cc_model_filenames { key: "8.6" value: "sm86.plan" }\n')
+    write_plan(repository / "a" / "1" / "sm86.plan", "11.2.1.7")
+    assert image_for(repository, "tensorrt") == "nvcr.io/nvidia/tritonserver:26.08-py3"
+    write_plan(repository / "a" / "1" / older, "11.1.0.106")
+    with pytest.raises(UsageError) as refused:
+        docker_command(repository, "tensorrt")
+    newer = "sm90.plan" if older == "sm86.plan" else "sm86.plan"
+    assert f"got 11.1.0.106 (a/1/{older}) and 11.2.1.7 (a/1/{newer})" in str(refused.value)
 
 
 def test_a_network_without_a_plan_makes_it_onnxruntime(tmp_path: Path) -> None:
@@ -71,6 +89,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert command[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models:ro" in command
     assert {"--publish=127.0.0.1:18000:8000", "--publish=127.0.0.1:18001:8001", "--read-only"} <= set(command)
+    on_ipv6 = docker_command(repository, "onnxruntime", host="::1")
+    assert "--publish=[::1]:8000:8000" in on_ipv6
     at = command.index("nvcr.io/nvidia/tritonserver:26.08-py3")
     assert command[at + 1] == "tritonserver"
     assert command[at + 2 :] == [

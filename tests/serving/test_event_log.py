@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from coronanet.engines.places import HOME_VARIABLE
 from coronanet.serving import event_log
-from coronanet.serving.event_log import EventLog, prune, rotate
+from coronanet.serving.event_log import EventLog, default_log, prune, rotate
 from coronanet.serving.serve import sparse
 
 
@@ -58,13 +59,26 @@ def test_the_log_of_another_process_is_emptied_and_goes_on(tmp_path: Path, monke
     assert kept == {"triton.log": b"", "triton.log.1": b"4", "triton.log.2": b"3", "triton.log.3": b"2"}
 
 
-def test_old_logs_go(tmp_path: Path) -> None:
-    for name, days in (("old.log", 40), ("new.log", 1)):
-        (tmp_path / name).touch()
+def test_the_logs_of_servers_long_gone_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    files = {
+        "triton-8001.log": 40,
+        "triton-8001.log.1": 50,
+        "triton-8001-events.jsonl": 40,
+        # A Triton that is well is silent, and only its events tell that it lives.
+        "triton-8011.log": 40,
+        "triton-8011-events.jsonl": 0,
+        "triton-notes.txt": 400,
+        "study.nii.gz": 400,
+    }
+    folder = default_log(8001).parent
+    folder.mkdir()
+    for name, days in files.items():
+        (folder / name).touch()
         then = time.time() - days * 86400
-        os.utime(tmp_path / name, (then, then))
-    prune(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new.log"]
+        os.utime(folder / name, (then, then))
+    prune()
+    assert {path.name for path in folder.iterdir()} == {name for name in files if "8001" not in name}
 
 
 def test_what_repeats_is_written_once() -> None:

@@ -3,7 +3,14 @@
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
+import threading
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +28,7 @@ KINDS = {
     "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim",
     "PodDisruptionBudget", "Service",
 }  # fmt: skip
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def _load(path: Path) -> Any:
@@ -76,6 +84,20 @@ def test_ports_volumes_and_claims_have_their_other_end(manifests: dict[str, Any]
     assert volumes["canary"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
 
 
+def test_the_volume_can_be_filled_as_the_page_says(manifests: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"<<'END'\n(.+?)\nEND\n", page, re.DOTALL)
+    filler = yaml.safe_load(text)
+    kubernetes_validate.validate(filler, kubernetes_validate.latest_version(), strict=True)
+    (volume,) = filler["spec"]["volumes"]
+    (mount,) = filler["spec"]["containers"][0]["volumeMounts"]
+    claim = manifests["PersistentVolumeClaim"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}, "it may write"
+    assert "readOnly" not in mount
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert f"kubectl cp models/. {filler['metadata']['name']}:{mount['mountPath']}" in page
+
+
 def test_the_pod_can_do_nothing_but_serve(manifests: dict[str, Any], pod: Any) -> None:
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -104,7 +126,7 @@ def test_it_runs_a_target_that_the_repository_has(pod: Any) -> None:
 
 def test_readiness_is_an_inference_and_not_a_port(pod: Any) -> None:
     (container,) = pod["containers"]
-    for probe in ("readinessProbe", "livenessProbe"):
+    for probe in PROBES:
         command = " ".join(container[probe]["exec"]["command"])
         assert f"/v2/models/{ENSEMBLE}/infer" in command
         assert "/canary/request.json" in command
@@ -112,7 +134,87 @@ def test_readiness_is_an_inference_and_not_a_port(pod: Any) -> None:
         assert sum(limits) < container[probe]["timeoutSeconds"]
 
 
-@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+@dataclass
+class Triton:
+    """What stands at port 8000 of a pod, as far as a probe sees it.
+
+    Attributes:
+        canary: the status that the canary is answered with; 0: not before the probe gives up.
+        alive: whether the server says that it lives; False: it says nothing.
+    """
+
+    canary: int
+    alive: bool = True
+
+
+@contextmanager
+def _listening(triton: Triton) -> Generator[int]:
+    """The port of a server that is such a Triton."""
+    ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(triton.canary)
+
+        def do_GET(self) -> None:
+            self._answer(200 if triton.alive else 0)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the signature of http.server
+            pass
+
+        def _answer(self, status: int) -> None:
+            if not status:
+                ended.wait(30)
+                return
+            self.send_response(status)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        ended.set()
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def _nobody() -> Generator[int]:
+    """A port where nothing listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+#: What stands there, and which probes are content with it.
+SEEN: dict[str, tuple[Callable[[], AbstractContextManager[int]], set[str]]] = {
+    "answers": (lambda: _listening(Triton(200)), {"startupProbe", "readinessProbe", "livenessProbe"}),
+    "full": (lambda: _listening(Triton(503)), {"readinessProbe", "livenessProbe"}),
+    "late": (lambda: _listening(Triton(0)), {"readinessProbe", "livenessProbe"}),
+    "fails": (lambda: _listening(Triton(500)), set()),
+    "hangs": (lambda: _listening(Triton(0, alive=False)), set()),
+    "dead": (_nobody, set()),
+}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl, which the probes run, is not installed")
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_busy_pod_stays_and_one_that_never_answered_does_not_come(
+    pod: Any, manifests: dict[str, Any], tmp_path: Path, probe: str, seen: str
+) -> None:
+    (tmp_path / "request.json").write_text(manifests["ConfigMap"]["data"]["request.json"])
+    stands, content = SEEN[seen]
+    shell, option, script = pod["containers"][0][probe]["exec"]["command"]
+    with stands() as port:
+        here = script.replace("/canary/", f"{tmp_path}/").replace(":8000/", f":{port}/")
+        impatient = re.sub(r"--max-time \d+", "--max-time 0.5", here)
+        ended = subprocess.run([shell, option, impatient], capture_output=True, check=False, timeout=20)
+    assert (ended.returncode == 0) is (probe in content), ended.stderr
+
+
+@pytest.mark.parametrize("probe", PROBES)
 def test_no_response_cache_has_the_answer(pod: Any, manifests: dict[str, Any], tmp_path: Path, probe: str) -> None:
     request = manifests["ConfigMap"]["data"]["request.json"]
     (tmp_path / "request.json").write_text(request)

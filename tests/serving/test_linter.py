@@ -151,6 +151,16 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "a batch that the file does not take": (fixed_batch, "scale", "batch", "export it with a dynamic batch axis"),
     "a file that is missing": (remove("label/1/label.onnx"), "label", "missing-file", "label/1/label.onnx"),
     "a file that is not ONNX": (no_model, "label", "not-onnx", "not an ONNX file"),
+    "a file at an absolute path": (
+        edit("label", '"label.onnx"', '"/models/x.onnx"'), "label", "outside-file", "the model file /models/x.onnx",
+    ),
+    "a file of another folder": (
+        edit("label", '"label.onnx"', '"../x.onnx"'), "label", "outside-file", "put the file into label/1/",
+    ),
+    "a plan at an absolute path": (
+        edit("scale", '"onnxruntime"', '"tensorrt" cc_model_filenames { key: "9.0" value: "/models/x.plan" }'),
+        "scale", "outside-file", "names the model file /models/x.plan",
+    ),
     "a version folder that is missing": (remove("chain/1"), "chain", "no-version", "make chain/1/"),
     "a version that the policy asks for": (
         edit("scale", "max_batch_size: 8", "max_batch_size: 8 version_policy { specific { versions: [1, 2] } }"),
@@ -249,7 +259,8 @@ def test_a_seeded_fault_is_named(repository: Path, name: str) -> None:
     "name",
     [
         "a configuration that is none", "another name than the folder", "another type than the file",
-        "a batch that the file does not take", "a file that is missing", "a model that is not there",
+        "a batch that the file does not take", "a file that is missing", "a file at an absolute path",
+        "a model that is not there",
         "an input that nothing feeds", "an input that nothing reads", "a cycle",
         "a batch that a step does not take", "a queue limit that makes clients wait for ever", "plans of two versions",
     ],

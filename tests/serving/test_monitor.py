@@ -2,14 +2,20 @@
 
 import json
 import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from coronanet.model.errors import UsageError
 from coronanet.serving.monitor import Monitor
 from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import needs_ipv6
 
 
 @pytest.fixture
@@ -71,6 +77,8 @@ def test_what_prometheus_reads(monitor: Monitor) -> None:
     assert _sample(monitor, "coronanet_up") == 0
     assert _sample(monitor, "coronanet_canaries_total", result="failed") == 0
     assert _sample(monitor, "coronanet_bundle_info", task="classification", sha256="abc") == 1
+    monitor.serves({"classification": "def"})
+    assert "abc" not in _get(monitor, "/metrics")[1]
     monitor.canary_answered(0.02)
     monitor.canary_failed("gone")
     monitor.canary_answered(0.3)
@@ -116,6 +124,40 @@ def test_other_paths_say_which_there_are(monitor: Monitor) -> None:
 def test_a_caller_that_says_nothing_holds_nobody_up(monitor: Monitor) -> None:
     host, port = monitor.address.split(":")
     with socket.create_connection((host, int(port))):
+        assert _get(monitor, "/health/live")[0] == 200
+
+
+def test_a_busy_server_is_heard_of_though_no_canary_was_right(monitor: Monitor) -> None:
+    heard, right = "coronanet_watchdog_last_heard_timestamp_seconds", "coronanet_canary_last_success_timestamp_seconds"
+    assert _sample(monitor, heard) == 0
+    monitor.hear("busy", reason="late", models=[], canary_ms=15000)
+    assert _sample(monitor, heard) > 1.7e9
+    assert _sample(monitor, right) == 0
+
+
+def test_a_probe_that_hangs_up_early_leaves_no_traceback(
+    monitor: Monitor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    shut_down = ThreadingHTTPServer.shutdown_request
+
+    def last(server: ThreadingHTTPServer, request: Any) -> None:
+        shut_down(server, request)
+        ended.set()
+
+    monkeypatch.setattr(ThreadingHTTPServer, "shutdown_request", last)
+    host, port = monitor.address.split(":")
+    with socket.create_connection((host, int(port))) as probe:
+        # Closed at once, with a reset.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ended.wait(10)
+    assert capsys.readouterr().err == ""
+
+
+@needs_ipv6
+def test_it_listens_on_ipv6() -> None:
+    with Monitor("::1") as monitor:
+        assert monitor.address.startswith("[::1]:")
         assert _get(monitor, "/health/live")[0] == 200
 
 

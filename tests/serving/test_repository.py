@@ -1,5 +1,7 @@
 """Filling a repository: whole or not served, hashes all the way, nobody else's folders touched."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,11 @@ from coronanet.engines.predictor import Choice
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.tasks import TaskName
 from coronanet.serving import repository as module
+from coronanet.serving.linter import lint_repository
+from coronanet.serving.linter.filled import INDEX
 from coronanet.serving.repository import fill_repository, read_index, repository_home
-from coronanet.serving.step import open_step
+from coronanet.serving.snapshot import take_snapshot
+from coronanet.serving.step import REMEDY, open_step
 from coronanet.serving.step_file import StepFile
 from coronanet.serving.triton_config import plan_steps
 
@@ -47,7 +52,6 @@ def test_every_step_names_its_file_and_how_this_machine_runs_it(
     assert step.bundle_sha256 == bundles["classification"].sha256
     for name, each in steps.items():
         assert hash_file(tmp_path / name / "1" / each.file) == each.sha256
-    assert read_index(tmp_path).steps.keys() == steps.keys()
 
 
 def test_what_depends_on_the_machine_stays_out_of_the_configurations(
@@ -136,32 +140,110 @@ def test_no_bundle_is_nothing_to_serve(tmp_path: Path) -> None:
         fill_repository({}, tmp_path, {})
 
 
-def test_a_changed_step_is_refused(one: dict[TaskName, Bundle], tmp_path: Path) -> None:
-    fill_repository(one, tmp_path, ORT)
-    step = tmp_path / "classification" / "1" / "step.json"
-    step.write_text(step.read_text().replace('"fp32"', '"fp16"'))
-    with pytest.raises(RefusedError, match=r"step\.json is missing or was changed"):
-        read_index(tmp_path)
+@pytest.fixture
+def planned(planned_repository: Path, tmp_path: Path) -> Path:
+    """A copy, to be broken."""
+    return shutil.copytree(planned_repository, tmp_path / "triton_repo")
+
+
+def _refusals(repository: Path) -> list[str]:
+    """What the linter has against a repository as a whole; a server says the first of it."""
+    faults = [fault for fault in lint_repository(repository) if fault.rule in ("changed-file", "added-file")]
+    with pytest.raises(RefusedError) as refused:
+        read_index(repository)
+    assert str(refused.value).startswith(f"{repository / faults[0].file} {faults[0].what}: {faults[0].remedy}")
+    return [str(fault) for fault in faults]
+
+
+def test_every_file_of_a_filled_model_is_in_the_index(planned: Path) -> None:
+    names = {path.relative_to(planned).as_posix() for path in planned.rglob("*") if path.is_file()}
+    assert read_index(planned).files == {name: hash_file(planned / name) for name in names - {INDEX}}
 
 
 @pytest.mark.parametrize(
-    "name", ["classification/1/model.py", "preprocess/config.pbtxt", "coronanet/config.pbtxt"], ids=str
+    "name",
+    [
+        "classification/1/sm90-trt11.1-fp32.plan",
+        "classification/1/network.fp16.onnx",
+        "decide_classification/1/decide.onnx",
+        "classification/1/step.json",
+        "classification/1/model.py",
+        "coronanet_triage/1/model.py",
+        "preprocess/config.pbtxt",
+        "coronanet/config.pbtxt",
+        "classification/configs/onnxruntime.pbtxt",
+        "classification/configs/tensorrt.pbtxt",
+    ],
 )
-@pytest.mark.parametrize("added", ["\n# edited\n", None], ids=["edited", "gone"])
-def test_changed_code_or_a_changed_configuration_is_refused(
-    one: dict[TaskName, Bundle], tmp_path: Path, name: str, added: str | None
+@pytest.mark.parametrize("change", ["flipped", "gone"])
+def test_a_file_with_one_flipped_bit_or_none_at_all_is_refused_by_name(planned: Path, name: str, change: str) -> None:
+    read_index(planned)
+    file = planned / name
+    data = file.read_bytes()
+    file.unlink()
+    if change == "flipped":
+        # The last byte: of a plan behind its header, of a text the end of its last line.
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert f"{name}: is missing or was changed: {REMEDY} [changed-file]" in _refusals(planned)
+    file.write_bytes(data)
+    read_index(planned)
+
+
+@pytest.mark.parametrize(
+    ("added", "reported", "expected"),
+    [
+        ("classification/2/model.py", "classification/2", "1, config.pbtxt, configs"),
+        ("theirs/1/model.onnx", "theirs", "binary_segmentation, classification, coronanet, coronanet_triage, decide_"),
+        ("classification/1/__pycache__/model.pyc", "classification/1/__pycache__", "model.py, network.fp16.onnx, "),
+        ("coronanet/configs/other.pbtxt", "coronanet/configs/other.pbtxt", "onnxruntime.pbtxt, tensorrt.pbtxt"),
+    ],
+)
+def test_what_was_added_is_refused_by_name(planned: Path, added: str, reported: str, expected: str) -> None:
+    (planned / "README.md").write_text("Triton reads no file beside the models")
+    read_index(planned)
+    file = planned / added
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    (said,) = _refusals(planned)
+    assert said.startswith(f"{reported}: was not put there by `coronanet repository`: expected only {expected}")
+    assert said.endswith(": move it out of the repository [added-file]")
+
+
+def test_an_empty_version_of_the_ensemble_is_refused(planned: Path) -> None:
+    """Triton needs no file in it to serve it as the newest."""
+    (planned / "coronanet" / "2").mkdir()
+    assert [said.split(":")[0] for said in _refusals(planned)] == ["coronanet/2"]
+
+
+def test_an_index_names_no_file_outside_of_its_repository(planned: Path) -> None:
+    path = planned / INDEX
+    path.write_text(path.read_text().replace('"classification/config.pbtxt"', '"../config.pbtxt"'))
+    with pytest.raises(
+        RefusedError, match=r"repository\.json is not valid .*\.\./config\.pbtxt is not in the repository"
+    ):
+        read_index(planned)
+
+
+def test_the_server_copies_what_the_index_names_and_nothing_that_changed_meanwhile(
+    planned: Path, tmp_path: Path
 ) -> None:
-    fill_repository(one, tmp_path, ORT)
-    read_index(tmp_path)
-    file = tmp_path / name
-    if added is None:
-        file.unlink()
-    else:
-        file.write_text(file.read_text() + added)
-    with pytest.raises(RefusedError, match=rf"{file.name} is missing or was changed: .*`coronanet repository`"):
-        read_index(tmp_path)
-    fill_repository(one, tmp_path, ORT)
-    read_index(tmp_path)
+    index = read_index(planned)
+    (planned / "classification" / "2").mkdir()
+    (planned / "theirs").mkdir()
+    snapshot = take_snapshot(planned, index, tmp_path / "first")
+    copied = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
+    used = {
+        f"{step.parent.relative_to(planned)}/{json.loads(step.read_text())['file']}"
+        for step in planned.glob("*/1/step.json")
+    }
+    networks = {name for name in index.files if name.endswith((".onnx", ".plan"))}
+    caches = {name for name in copied if name.endswith("__pycache__")}
+    assert copied - caches == {INDEX, *index.files} - (networks - used)
+    assert not (snapshot / "classification" / "2").exists()
+    assert not (snapshot / "theirs").exists()
+    (planned / "classification" / "config.pbtxt").write_text("")
+    with pytest.raises(RefusedError, match=r"classification/config\.pbtxt was changed while the server started"):
+        take_snapshot(planned, index, tmp_path / "second")
 
 
 def test_the_code_of_another_version_is_refused(

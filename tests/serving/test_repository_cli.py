@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 from coronanet import cli
-from coronanet.engines.bundle import Bundle, PlanTarget, hash_file
-from coronanet.engines.plans import plan_name
+from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
 from coronanet.model.tasks import TaskName
 from coronanet.serving.linter import lint_repository
 from coronanet.serving.repository import fill_repository, read_index
 from coronanet.serving.triton_config import TARGETS
 
-#: What `trtexec --getPlanVersionOnly` would read: TensorRT 11.1.0.106.
-PLAN = b"ftrt" + bytes(20) + bytes((11, 1, 0, 106)) + bytes(100)
+from .conftest import with_plan
 
 Run = Callable[..., tuple[int, Any, str]]
 
@@ -46,7 +44,7 @@ def test_what_ships_has_no_fault(repository: Path, run: Run) -> None:
 def test_what_ships_has_no_fault_in_any_target_once_it_has_plans(
     bundles: dict[TaskName, Bundle], choices: dict[TaskName, Choice], tmp_path: Path
 ) -> None:
-    planned: dict[TaskName, Bundle] = {task: _with_plan(bundle, tmp_path) for task, bundle in bundles.items()}
+    planned: dict[TaskName, Bundle] = {task: with_plan(bundle, tmp_path) for task, bundle in bundles.items()}
     out = tmp_path / "triton_repo"
     fill_repository(planned, out, choices, triage_threshold=0.5, response_cache_mib=1)
     assert {target: lint_repository(out, None if target == "embedded" else target) for target in TARGETS} == {
@@ -62,7 +60,7 @@ def test_a_fault_is_exit_1_and_says_for_which_targets(repository: Path, tmp_path
     code, answer, said = run("--check", broken)
     assert code == 1
     assert {(fault["rule"], *fault["targets"]) for fault in answer["faults"]} == {
-        ("missing-model", "embedded"), ("missing-target", "onnxruntime"),
+        ("missing-model", "embedded"), ("missing-target", "onnxruntime"), ("changed-file", *TARGETS),
     }  # fmt: skip
     assert 'write model_name: "preprocess" [missing-model]' in said
 
@@ -74,28 +72,15 @@ def test_a_target_that_was_asked_for_must_be_there(repository: Path, run: Run) -
     assert "coronanet export --fp16 --tensorrt" in said
 
 
-def _with_plan(bundle: Bundle, folder: Path) -> Bundle:
-    """A copy of a bundle with a proved plan, of which there is but the header."""
-    copy = shutil.copytree(bundle.path, folder / bundle.path.name)
-    target = PlanTarget(runtime="tensorrt", version="11.1.0.106", compute_capability="9.0", gpu="a GPU")
-    path = plan_name(target, "fp32")
-    (copy / path).parent.mkdir()
-    (copy / path).write_bytes(PLAN)
-    record = bundle.require("network").model_copy(
-        update={"path": path, "sha256": hash_file(copy / path), "kind": "plan", "target": target}
-    )
-    manifest = bundle.manifest.model_copy(update={"files": (*bundle.manifest.files, record)})
-    return Bundle(copy, manifest, bundle.card, bundle.sha256)
-
-
 @pytest.fixture
 def ours(bundles: dict[TaskName, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "provide_bundles", lambda _, key: {"classification": bundles["classification"]})
 
 
-def test_filling_for_a_target_says_how_to_start_it(ours: None, tmp_path: Path, run: Run) -> None:
-    code, answer, _ = run("--out", tmp_path / "r", "--target", "embedded")
-    assert (code, answer["start"]) == (0, f"coronanet serve --repository {tmp_path / 'r'}")
+def test_filling_says_how_to_start_it(ours: None, tmp_path: Path, run: Run) -> None:
+    for target in ([], ["--target", "embedded"]):
+        code, answer, _ = run("--out", tmp_path / "r", *target)
+        assert (code, answer["start"]) == (0, f"coronanet serve --repository {tmp_path / 'r'}")
     code, answer, _ = run("--out", tmp_path / "r", "--target", "onnxruntime", "--response-cache", "16")
     assert code == 0
     assert answer["start"].startswith("docker run ")
@@ -104,6 +89,16 @@ def test_filling_for_a_target_says_how_to_start_it(ours: None, tmp_path: Path, r
     code, answer, _ = run("--out", tmp_path / "r", "--target", "tensorrt")
     assert (code, answer["start"]) == (1, None)
     assert [fault["model"] for fault in answer["faults"]] == ["classification"]
+
+
+def test_a_model_that_stood_there_before_is_named_once_the_folder_is_filled(
+    ours: None, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "r" / "theirs" / "1").mkdir(parents=True)
+    code, answer, said = run("--out", tmp_path / "r")
+    assert (code, answer["start"], [fault["file"] for fault in answer["faults"]]) == (1, None, ["theirs"])
+    assert "theirs: was not put there by `coronanet repository`" in said
+    assert (tmp_path / "r" / "theirs" / "1").is_dir()
 
 
 @pytest.mark.parametrize(

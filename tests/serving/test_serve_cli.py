@@ -26,6 +26,8 @@ from coronanet.serving.addresses import Ports
 from coronanet.serving.repository import read_index
 from coronanet.serving.server import TritonServer
 
+from .conftest import needs_ipv6
+
 
 def _arguments(repository: Path, ports: Ports) -> list[str]:
     given = {"--repository": repository, "--http-port": ports.http, "--grpc-port": ports.grpc}
@@ -85,6 +87,19 @@ def test_it_answers_when_it_says_ready_and_stops_cleanly(small_repository: Path,
         assert process.stdout.read() == ""
     assert _is_gone(ready["pid"])
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"coronanet-{process.pid}-")]
+
+
+@needs_ipv6
+def test_every_port_of_it_answers_on_ipv6(small_repository: Path, tmp_path: Path) -> None:
+    with _serving(small_repository, "--host", "::1", "--log", str(tmp_path / "log")) as (process, ready):
+        with TritonEngine(ready["grpc"]) as engine:
+            assert engine.infer({"image": np.zeros((1, 64, 64), np.int16)}).keys() == {"infected_probability"}
+        for name, path in (("http", "/v2/health/ready"), ("metrics", "/metrics"), ("health", "/health/ready")):
+            assert ready[name].startswith("[::1]:")
+            with urllib.request.urlopen(f"http://{ready[name]}{path}", timeout=10) as answer:
+                assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def test_a_port_in_use_is_exit_2(small_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +196,7 @@ def test_bundles_or_instances_of_ones_own_leave_the_committed_repository_alone(
     home = checkout.parent / "cache" / "triton_repo"
     assert json.loads(captured.out)["repository"] == str(home)
     assert str(home) in captured.err
-    assert read_index(home).steps
+    assert read_index(home).files
     assert not (checkout / "triton_repo").exists()
 
 

@@ -1,7 +1,6 @@
 """The real embedded Triton server: what it answers, how it starts, and that nothing is left when it is gone."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,9 +22,12 @@ from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TASKS, TaskName
+from coronanet.serving import server as server_module
 from coronanet.serving.addresses import Ports
 from coronanet.serving.canary import Canary
+from coronanet.serving.linter.filled import RepositoryIndex
 from coronanet.serving.server import TritonServer, last_error
+from coronanet.serving.snapshot import take_snapshot
 from numpy.typing import NDArray
 
 from .conftest import settled
@@ -277,13 +279,17 @@ def test_a_repository_that_is_not_filled_is_not_started(tmp_path: Path) -> None:
         TritonServer(tmp_path, ports=Ports.free(), log=tmp_path / "log").start()
 
 
-def test_a_start_that_fails_says_why_in_one_line(small_repository: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "triton_repo"
-    shutil.copytree(small_repository, broken)
-    model = broken / "classification" / "1" / "network.fp32.onnx"
-    for other in model.parent.glob("*.onnx"):
-        other.write_bytes(b"not a network")
-    server = TritonServer(broken, ports=Ports.free(), log=tmp_path / "log")
+def test_a_start_that_fails_says_why_in_one_line(
+    small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(repository: Path, index: RepositoryIndex, run: Path) -> Path:
+        snapshot = take_snapshot(repository, index, run)
+        for network in snapshot.glob("classification/1/*.onnx"):
+            network.write_bytes(b"not a network")
+        return snapshot
+
+    monkeypatch.setattr(server_module, "take_snapshot", damaged)
+    server = TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log")
     with pytest.raises(RefusedError) as refused:
         server.start()
     message = str(refused.value)

@@ -58,6 +58,14 @@ def _change_threshold(model: onnx.ModelProto) -> None:
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["logits", "shift"], ["shifted"]))
 
 
+def _second_output(model: onnx.ModelProto) -> None:
+    """The logits, once more."""
+    model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["second"]))
+    (logits,) = model.graph.output
+    model.graph.output.append(logits)
+    model.graph.output[1].name = "second"
+
+
 def _replace(model: onnx.ModelProto, node: Any, index: int, change: Callable[[Any], Any]) -> None:
     """A constant of one node alone, whoever else reads the old one."""
     (old,) = [each for each in model.graph.initializer if each.name == node.input[index]]
@@ -78,10 +86,14 @@ def _changed(repository: Path, copy: Path, step: str, change: Callable[[onnx.Mod
     onnx.save(model, file)
     described["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     (folder / "step.json").write_text(json.dumps(described))
-    index = json.loads((copy / INDEX).read_text())
-    index["steps"][step] = hashlib.sha256((folder / "step.json").read_bytes()).hexdigest()
-    (copy / INDEX).write_text(json.dumps(index))
+    _index_again(copy)
     return copy
+
+
+def _index_again(repository: Path) -> None:
+    index = json.loads((repository / INDEX).read_text())
+    index["files"] = {name: hashlib.sha256((repository / name).read_bytes()).hexdigest() for name in index["files"]}
+    (repository / INDEX).write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +130,22 @@ def test_a_changed_step_is_refused_by_its_name(
     assert re.match(f"classification: {said}", refusals[0].refusal)
     steps = {each.what for each in refusals} - {"ensemble"}
     assert steps == {"preprocess" if step == "preprocess" else "decide"}, "the others are as they were"
+
+
+def test_a_network_with_two_outputs_is_refused_by_their_names(
+    small_repository: Path, bundles: dict[TaskName, Bundle], slices: GateSlices, tmp_path: Path
+) -> None:
+    changed = _changed(small_repository, tmp_path / "triton_repo", "classification", _second_output)
+    step, config = changed / "classification/1/step.json", changed / "classification/config.pbtxt"
+    described = json.loads(step.read_text())
+    described["outputs"].append({**described["outputs"][0], "name": "second"})
+    step.write_text(json.dumps(described))
+    config.write_text(config.read_text() + 'output { name: "second" data_type: TYPE_FP32 dims: 1 }\n')
+    _index_again(changed)
+    with TritonServer(changed, ports=Ports.free(), log=tmp_path / "log") as server:
+        held = hold_server(bundles["classification"], slices, Connection(server.address))
+    refusals = {each.what: each.evidence.reason for each in held if each.refusal}
+    assert refusals == {"network": "expected one output, got logits, second"}
 
 
 @pytest.mark.parametrize("task", ["lung_segmentation", "multiclass_segmentation"])

@@ -106,14 +106,17 @@ def test_slices_that_are_not_infected_do_not_reach_the_lesion_networks(
     assert after["binary_segmentation"] - middle["binary_segmentation"] == 1
 
 
-def test_only_what_is_asked_for_runs(server: TritonServer, mixed: NDArray[np.int16], executions: Executions) -> None:
+@pytest.mark.parametrize(
+    ("output", "runs", "seed"), [("infected_probability", "classification", 3), ("lung_mask", "lung_segmentation", 5)]
+)
+def test_only_what_is_asked_for_runs(
+    server: TritonServer, mixed: NDArray[np.int16], executions: Executions, output: str, runs: str, seed: int
+) -> None:
     before = executions()
-    with TritonEngine(server.address, model=TRIAGE, outputs=["infected_probability"]) as engine:
-        assert engine.infer({"image": _new(mixed, 3)}).keys() == {"infected_probability"}
+    with TritonEngine(server.address, model=TRIAGE, outputs=[output]) as engine:
+        assert engine.infer({"image": _new(mixed, seed)}).keys() == {output}
     after = executions()
-    assert {name: after[name] - before[name] for name in TASKS} == {
-        "classification": 1, "binary_segmentation": 0, "lung_segmentation": 0,
-    }  # fmt: skip
+    assert {name: after[name] - before[name] for name in TASKS} == {name: int(name == runs) for name in TASKS}
 
 
 def test_what_the_ensemble_refuses_reaches_the_client(server: TritonServer) -> None:

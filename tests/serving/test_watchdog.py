@@ -1,5 +1,7 @@
 """What the watchdog does about what it sees, with a server that fails to order; the real one is in ``test_faults``."""
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,8 +28,9 @@ class Server:
     )
     findings: list[Finding] = field(default_factory=list)
     gone: str = ""
-    reload_fails: str = ""
+    reload_fails: Exception | None = None
     restarts_that_fail: int = 0
+    no_start: Exception = field(default_factory=lambda: RefusedError("no start"))
     calls: list[str] = field(default_factory=list)
 
     def ended(self, *, wait_s: float = 0) -> str:
@@ -42,7 +45,7 @@ class Server:
     def reload(self, models: tuple[str, ...], timeout_s: float) -> None:
         self.calls.append(f"reload {' '.join(models)}")
         if self.reload_fails:
-            raise RefusedError(self.reload_fails)
+            raise self.reload_fails
         first = 1 + max(process.pid for process in self.living)
         self.living += [
             ModelProcess(first + number, model, "none") for number, model in enumerate(m for m in models for _ in "12")
@@ -52,7 +55,7 @@ class Server:
         self.calls.append("restart")
         if self.restarts_that_fail:
             self.restarts_that_fail -= 1
-            raise RefusedError("no start")
+            raise self.no_start
         self.gone = ""
         self.living = Server().living
 
@@ -147,8 +150,9 @@ def test_a_model_that_is_sick_again_after_it_was_loaded_again_restarts_the_serve
     assert server.calls == ["reload a", "restart", "reload a"]
 
 
-def test_a_model_that_cannot_be_loaded_again_restarts_the_server(events: Events) -> None:
-    server = Server(reload_fails="its file is gone")
+@pytest.mark.parametrize("why", [RefusedError("its file is gone"), OSError(errno.ENOSPC, "No space left")], ids=str)
+def test_a_model_that_cannot_be_loaded_again_restarts_the_server(events: Events, why: Exception) -> None:
+    server = Server(reload_fails=why)
     with Watchdog(server, events) as watchdog:
         server.living.pop()
         watchdog.step()
@@ -166,16 +170,26 @@ def test_models_that_die_all_the_time_restart_the_server(events: Events) -> None
 
 
 def test_a_server_that_died_is_restarted(events: Events) -> None:
-    server = Server(gone="killed", restarts_that_fail=1)
+    server = Server(gone="killed")
     with Watchdog(server, events) as watchdog:
         watchdog.step()
-    assert events == ["server_died", "restarting", "restart_failed", "restarting", "restarted"]
+    assert events == ["server_died", "restarting", "restarted"]
+
+
+@pytest.mark.parametrize("why", [RefusedError("no start"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))], ids=str)
+def test_a_restart_that_fails_is_tried_again_after_a_while(events: Events, why: Exception) -> None:
+    server = Server(gone="killed", restarts_that_fail=2, no_start=why)
+    started = time.monotonic()
+    with Watchdog(server, events, Limits(pause_s=0.05)) as watchdog:
+        watchdog.step()
+    assert events == ["server_died", *("restarting", "restart_failed") * 2, "restarting", "restarted"]
+    assert time.monotonic() - started >= 0.05 + 0.25
 
 
 def test_it_gives_up_with_the_last_reason_when_restarts_are_spent(events: Events) -> None:
     server = Server(gone="killed", restarts_that_fail=9)
     with (
-        Watchdog(server, events, Limits(restarts=3)) as watchdog,
+        Watchdog(server, events, Limits(restarts=3, pause_s=0)) as watchdog,
         pytest.raises(RefusedError, match="given up after 3 restarts in 10 minutes: no start"),
     ):
         watchdog.run()

@@ -43,7 +43,6 @@ class Served:
 
     process: "subprocess.Popen[str]"
     ready: Mapping[str, Any]
-    start_s: float
 
     @property
     def address(self) -> str:
@@ -73,12 +72,12 @@ class Served:
         model = max(processes, key=lambda process: process.cpu_s or 0).model
         return max((process for process in processes if process.model == model), key=lambda process: process.pid)
 
-    def until(self, condition: Callable[[], object], seconds: float) -> float:
-        """How long it took until a condition held, in seconds."""
+    def until(self, condition: Callable[[], object], seconds: float, every_s: float = 0.05) -> float:
+        """How long it took until a condition held, in seconds; it is looked at every ``every_s`` seconds."""
         started = time.monotonic()
         while not condition():
             assert time.monotonic() < started + seconds, (self.process.poll(), self.events)
-            time.sleep(0.05)
+            time.sleep(every_s)
         return time.monotonic() - started
 
 
@@ -192,10 +191,19 @@ def slices(count: int, size: int = 128, different: int = 25) -> list[Image]:
     return [image[number % different : number % different + 1] for number in range(count)]
 
 
+def assert_same(answers: dict[int, Answer], expected: list[Answer], count: int) -> None:
+    """Every slice has an answer, and what is ``expected`` comes again and again."""
+    assert sorted(answers) == list(range(count)), "every slice has an answer"
+    for number, answer in answers.items():
+        wanted = expected[number % len(expected)]
+        assert answer.keys() == wanted.keys()
+        for name, array in answer.items():
+            np.testing.assert_array_equal(array, wanted[name], err_msg=f"slice {number}, {name}")
+
+
 @contextmanager
 def serving(repository: Path, folder: Path, *options: str) -> Generator[Served]:
     """`coronanet serve --json` on free ports until the block ends, by SIGTERM if the test did not end it itself."""
-    started = time.monotonic()
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
     command = [sys.executable, "-m", "coronanet", "serve", "--json", "--repository", str(repository), *ports]
     command += ["--log", str(folder / "triton.log"), *options]
@@ -210,7 +218,7 @@ def serving(repository: Path, folder: Path, *options: str) -> Generator[Served]:
                 lines.append(line)
                 if line.startswith("}"):
                     break
-            yield Served(process, json.loads("".join(lines)), time.monotonic() - started)
+            yield Served(process, json.loads("".join(lines)))
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

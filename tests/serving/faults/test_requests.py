@@ -97,9 +97,6 @@ def test_a_huge_request_is_answered_and_our_client_does_not_send_it(served: Serv
         b"\x16\x03\x01\x02\x00" + bytes(range(256)),
         b"GET / HTTP/9.9\r\n\r\n",
         b"A" * 100_000,
-        post(b"{not json"),
-        post(b"[]"),
-        post(b'{"inputs": [{"name": "image", "shape": [1, -4, 4], "datatype": "INT16", "data": [1]}]}'),
         post(b"{}", "Inference-Header-Content-Length: 999999"),
         post(b"{}", "Inference-Header-Content-Length: -1"),
         post(b"short", length=10_000),
@@ -110,9 +107,6 @@ def test_a_huge_request_is_answered_and_our_client_does_not_send_it(served: Serv
         "tls",
         "version",
         "no-line",
-        "no-json",
-        "list",
-        "negative-shape",
         "long-header",
         "negative-header",
         "cut-off",
@@ -125,7 +119,23 @@ def test_malformed_http_is_refused_or_cut_off(served: Served, data: bytes) -> No
         said = http(served.ready["http"], data)
     except ConnectionError:
         return
-    assert said == b"" or said.split(b" ", 2)[1][:1] in (b"4", b"5"), said
+    assert said == b"" or said.split(b" ", 2)[1][:1] == b"4", said
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{not json",
+        b"[]",
+        b'{"inputs": [{"name": "image", "shape": [1, -4, 4], "datatype": "INT16", "data": [1]}]}',
+    ],
+    ids=["no-json", "list", "negative-shape"],
+)
+def test_json_that_is_no_request_is_refused(served: Served, body: bytes) -> None:
+    said = http(served.ready["http"], post(body))
+    # As this Triton has it: the fault is the client's, but it answers as if it were its own.
+    assert said.startswith(b"HTTP/1.1 500 "), said
+    assert b"arse" in said, "it says what it could not read"
 
 
 def test_a_flood_of_200_requests_at_once_is_answered_and_not_taken_for_death(served: Served) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from coronanet import cli
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
 from coronanet.engines.triton_engine import TritonEngine
@@ -25,6 +27,7 @@ from coronanet.serving.server import TritonServer
 from .conftest import ask, serving, slices
 
 BACK_S = 40.0
+SERVE = ["serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--repository"]
 
 
 @contextmanager
@@ -81,6 +84,26 @@ def test_a_file_that_is_corrupted_under_a_running_server_ends_only_the_next_star
         assert "onnx is missing or was changed" in said
         assert "fill the repository again with `coronanet repository`" in said
         assert [event["event"] for event in served.events][-3:] == ["failed", "stopping", "stopped"]
+
+
+@pytest.mark.parametrize("name", ["classification/1/sm90-trt11.1-fp32.plan", "classification/2", "theirs"])
+@pytest.mark.parametrize("command", [["repository", "--check"], ["serve", "--container", "--repository"], SERVE])
+def test_a_corrupted_plan_or_an_added_model_is_refused_by_name_before_anything_starts(
+    planned_repository: Path, tmp_path: Path, command: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = shutil.copytree(planned_repository, tmp_path / "triton_repo")
+    if name.endswith(".plan"):
+        data = bytearray((repository / name).read_bytes())
+        data[-1] ^= 1
+        (repository / name).write_bytes(data)
+    else:
+        shutil.copytree(repository / "classification", repository / name)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, str(repository)])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert (f"{name} is missing or" if name.endswith(".plan") else f"{name} was not put") in said.err.replace(": ", " ")
+    assert said.out == ""
 
 
 def test_a_repository_that_is_filled_again_changes_nothing_until_the_next_start(

@@ -93,6 +93,7 @@ def small_and_near(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets.SOURCES, "binary_segmentation", (("Radiopaedia", datasets.radiopaedia),))
 
 
+@pytest.mark.timeout(900)  # the first test of the module trains the classifier of all
 def test_the_class_map_peaks_inside_the_lesion(classifier: tuple[MapClassifier, Card], samples: list[Sample]) -> None:
     pieces = read_slices(samples)
     for sample, piece, reading in zip(samples, pieces, read_maps(*classifier, pieces, nothing(pieces)), strict=True):
