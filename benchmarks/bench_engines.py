@@ -1,10 +1,11 @@
 """`bench engines`: every network on every backend, in every precision and batch size, measured against each other."""
 
 import importlib.util
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ..engines.base import Engine, Tensors
 from ..engines.bundle import Bundle
 from ..engines.cuda_engine import CudaEngine
+from ..engines.nvidia import cuda_pci_id
 from ..engines.open import Backend, is_installed, open_engine
 from ..engines.ranking import Ranking
 from ..model.errors import UsageError
@@ -22,7 +24,7 @@ from .fresh import measure_fresh
 from .gpu import Staged, measure_load, measure_stages
 from .inputs import batch_of, describe
 from .memory import Growth, available_bytes
-from .nvml import open_gpus, why_no_nvml
+from .nvml import open_gpu, why_no_nvml
 from .peers import Peer
 from .protocol import Method, PeerCase, Protocol, observe
 from .report import Ceilings, EngineReport, EngineResult, Fresh, PeerResult, Skipped, Yardstick
@@ -66,8 +68,32 @@ class _Run:
     yardsticks: list[Yardstick] = field(default_factory=list[Yardstick])
     skipped: list[Skipped] = field(default_factory=list[Skipped])
 
-    def skip(self, what: str, reason: str) -> None:
-        self.skipped.append(Skipped(what=what, reason=reason))
+    def skip(self, what: object, reason: str) -> None:
+        self.skipped.append(Skipped(what=str(what), reason=reason))
+
+    def lose(self, what: object, error: Exception, bundle: Bundle | None = None) -> None:
+        """Skip what raised; the reason names no folder of this machine, that of ``bundle`` least of all."""
+        self.skip(what, first_line(str(error) if bundle is None else hide_folder(bundle, error)))
+
+    @contextmanager
+    def skipping(self, what: object, bundle: Bundle | None = None) -> Generator[None]:
+        """What fails in the block is skipped: a runtime raises what it likes, and the rest is measured all the same."""
+        try:
+            yield
+        except Exception as error:
+            self.lose(what, error, bundle)
+
+    @property
+    def report(self) -> EngineReport:
+        """What has come of it so far."""
+        return EngineReport(
+            protocol=self.protocol,
+            results=tuple(self.results),
+            peers=tuple(self.peers),
+            yardsticks=tuple(self.yardsticks),
+            ceilings=tuple(self.ceilings.values()),
+            skipped=tuple(self.skipped),
+        )
 
 
 def engine_protocol(
@@ -90,6 +116,7 @@ def measure_engines(
     rankings: Mapping[TaskName, Ranking] | None = None,
     opener: Opener = open_way,
     advance: Callable[[str], object] | None = None,
+    keep: Callable[[EngineReport], object] | None = None,
 ) -> EngineReport:
     """Measure the network of every bundle in every way; what cannot run is skipped and listed with the reason.
 
@@ -101,6 +128,7 @@ def measure_engines(
         rankings: what export found out about each network on this machine, for the report.
         opener: opens the network of a bundle; `open_way` unless a test plants another.
         advance: told what comes next before every group of candidates that are measured in turns.
+        keep: given what there is after every group, so that a run that is broken off loses one group and no more.
 
     Raises:
         UsageError: nothing at all could be measured; the message has the reasons.
@@ -121,21 +149,15 @@ def measure_engines(
             growth: dict[Way, Growth] = {}
             for batch in batches if batches is not None else _doublings(opened):
                 tell(f"{name}, batch {batch}")
-                try:
+                with run.skipping(f"{name} batch {batch}", bundle):
                     _measure_group(run, bundle, batch, opened, peers=peers, growth=growth, ranking=ranking)
-                except Exception as error:  # what was measured before must not be lost
-                    run.skip(f"{name} batch {batch}", _first_line(hide_folder(bundle, error)))
+                if keep is not None and run.results:
+                    rest = Skipped(what="the rest", reason="the measurement was broken off after this was written")
+                    keep(run.report.model_copy(update={"skipped": (*run.skipped, rest)}))
     if not run.results:
         reasons = "; ".join(f"{item.what}: {item.reason}" for item in run.skipped)
         raise UsageError(f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}")
-    return EngineReport(
-        protocol=run.protocol,
-        results=tuple(run.results),
-        peers=tuple(run.peers),
-        yardsticks=tuple(run.yardsticks),
-        ceilings=tuple(run.ceilings.values()),
-        skipped=tuple(run.skipped),
-    )
+    return run.report
 
 
 def _measure_group(
@@ -157,35 +179,45 @@ def _measure_group(
     if not fitting:
         return
     feeds = feeds_of(bundle, batch_of(run.image, batch))
-    calls: dict[Hashable, Call] = {way: engine_call(engine, feeds) for way, engine in fitting.items()}
     beside = {peer: engine for peer, engine in peers.items() if engine.max_batch >= batch}
+    calls: dict[Hashable, Call] = {key: engine_call(engine, feeds) for key, engine in (fitting | beside).items()}
+
+    def what(key: object) -> str:
+        return f"{name} {key} batch {batch}"
+
     warm: dict[Hashable, WarmUp] = {}
-    for way in list(fitting):
-        try:
+    for way in fitting:
+        with run.skipping(what(way), bundle):
             warm[way] = warm_up(calls[way], run.rule)
-        except Exception as error:  # a runtime that fails raises what it likes, and the others go on
-            run.skip(f"{name} {way} batch {batch}", _first_line(hide_folder(bundle, error)))
-            del fitting[way], calls[way]
+    fitting = {way: engine for way, engine in fitting.items() if way in warm}
     if not fitting:
         return
-    differences = _first_calls(run, beside, feeds, _reference(fitting), what=f"{name} {{}} batch {batch}")
-    calls |= {peer: engine_call(beside[peer], feeds) for peer in differences}
-    warm |= {peer: warm_up(calls[peer], run.rule) for peer in differences}
-    calls[NAME] = make_yardstick()
-    taken = interleave(calls, run.plan, items=batch)
+    differences: dict[Peer, float] = {}
+    if beside:
+        (truth,) = _reference(fitting).infer(feeds).values()
+        for peer, engine in beside.items():
+            with run.skipping(what(peer), bundle):
+                differences[peer] = _difference(engine, feeds, truth)
+                warm[peer] = warm_up(calls[peer], run.rule)
+    timed = {key: calls[key] for key in warm} | {NAME: make_yardstick()}
+    taken = interleave(timed, run.plan, items=batch, lost=lambda key, error: run.lose(what(key), error, bundle))
     run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
-    for way, engine in fitting.items():
-        case = case_of(name, way, batch, engine)
+    # All that was timed is kept before anything more is asked of an engine, which may die of it.
+    for way in (way for way in fitting if way in taken):
+        case = case_of(name, way, batch, fitting[way])
         result = engine_result(bundle, case, run.protocol, warm=warm[way], rounds=taken[way], ranking=ranking)
-        result = result.model_copy(update={"fresh": fresh.get(way)})
-        run.results.append(_add_what_a_gpu_tells(run, result, engine, feeds))
+        run.results.append(result.model_copy(update={"fresh": fresh.get(way)}))
+        _add_what_a_gpu_tells(run, bundle, fitting[way], feeds)
         _add_roofline(run, bundle, way)
-    for peer, difference in differences.items():
-        case = PeerCase(task=name, peer=peer.name, batch=batch, threads=None)
-        found = peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
+    for peer in (peer for peer in beside if peer in taken):
+        case, difference = PeerCase(task=name, peer=peer.name, batch=batch, threads=None), differences[peer]
+        run.peers.append(
+            peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
+        )
         engine = beside[peer]
-        stages = measure_stages(engine, feeds) if isinstance(engine, Staged) else None
-        run.peers.append(found.model_copy(update={"stages": stages}))
+        if isinstance(engine, Staged):
+            with run.skipping(f"{case} stages", bundle):
+                run.peers[-1] = run.peers[-1].model_copy(update={"stages": measure_stages(engine, feeds)})
     if run.extras.peers and any(way.on_gpu for way in fitting):
         _measure_trtexec(run, bundle, batch)
 
@@ -220,20 +252,16 @@ def _open(run: _Run, bundle: Bundle, ways: Sequence[Way], stack: ExitStack, open
         if way.choice.backend == "torch" and way.choice.threads is not None:
             run.skip(what, "torch takes its threads from the process: leave --threads out")
             continue
-        try:
+        with run.skipping(what, bundle):
             opened[way] = stack.enter_context(opener(bundle, way))
-        except Exception as error:  # as where it is called
-            run.skip(what, _first_line(hide_folder(bundle, error)))
     return opened
 
 
 def _open_peers(run: _Run, bundle: Bundle, stack: ExitStack) -> dict[Peer, Engine]:
     opened: dict[Peer, Engine] = {}
     for peer in run.extras.peers:
-        try:
+        with run.skipping(f"{bundle.card.task} {peer}", bundle):
             opened[peer] = stack.enter_context(peer.open_engine(bundle))
-        except Exception as error:  # a peer dies of what it likes, and that is the reason why it is missing
-            run.skip(f"{bundle.card.task} {peer.name}", _first_line(hide_folder(bundle, error)))
     return opened
 
 
@@ -244,38 +272,18 @@ def _reference(opened: Mapping[Way, Engine]) -> Engine:
     )
 
 
-def _first_calls(
-    run: _Run, peers: Mapping[Peer, Engine], feeds: Tensors, reference: Engine, *, what: str
-) -> dict[Peer, float]:
-    """The first call of every peer, which compiles where it must, and how far its logits are from the reference's.
-
-    Args:
-        what: what a peer that fails is called where it is skipped, with its name to be filled in.
-    """
-    found: dict[Peer, float] = {}
-    if not peers:
-        return found
-    (truth,) = reference.infer(feeds).values()
-    for peer, engine in peers.items():
-        try:
-            (answer,) = engine.infer(feeds).values()
-        except Exception as error:  # as where it is opened
-            run.skip(what.format(peer.name), _first_line(str(error)))
-            continue
-        found[peer] = float(np.max(np.abs(answer - truth)))
-    return found
+def _difference(peer: Engine, feeds: Tensors, truth: NDArray[Any]) -> float:
+    """How far a peer's logits are from the reference's. It is its first call, which compiles where it must."""
+    (answer,) = peer.infer(feeds).values()
+    return float(np.max(np.abs(answer - truth)))
 
 
 def _measure_trtexec(run: _Run, bundle: Bundle, batch: int) -> None:
     name = bundle.card.task
-    try:
-        latencies = run_trtexec(bundle, batch)
-    except UsageError as error:
-        run.skip(f"{name} {TRTEXEC.name} batch {batch}", hide_folder(bundle, error))
-        return
-    case = PeerCase(task=name, peer=TRTEXEC.name, batch=batch, threads=None)
-    rounds, warm = Rounds((latencies,), batch), WarmUp((), stable=True)
-    run.peers.append(peer_result(case, run.protocol, TRTEXEC, warm=warm, rounds=rounds, difference=None))
+    with run.skipping(f"{name} {TRTEXEC} batch {batch}", bundle):
+        rounds, warm = Rounds((run_trtexec(bundle, batch),), batch), WarmUp((), stable=True)
+        case = PeerCase(task=name, peer=TRTEXEC.name, batch=batch, threads=None)
+        run.peers.append(peer_result(case, run.protocol, TRTEXEC, warm=warm, rounds=rounds, difference=None))
 
 
 def _measure_fresh(
@@ -289,26 +297,24 @@ def _measure_fresh(
         if needed is not None and free is not None and needed > free:
             run.skip(what, f"it would take about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
             continue
-        try:
+        with run.skipping(what, bundle):
             found[way] = measure_fresh(bundle, way, batch)
-        except UsageError as error:
-            run.skip(what, hide_folder(bundle, error))
-            continue
-        known.add(batch, found[way].peak_bytes)
+            known.add(batch, found[way].peak_bytes)
     return found
 
 
-def _add_what_a_gpu_tells(run: _Run, result: EngineResult, engine: Engine, feeds: Tensors) -> EngineResult:
-    """A call taken apart, and the board under steady load; nothing for an engine that runs on a CPU."""
+def _add_what_a_gpu_tells(run: _Run, bundle: Bundle, engine: Engine, feeds: Tensors) -> None:
+    """Take a call of the last result apart, and watch the board under steady load; nothing for a CPU's engine."""
     if not isinstance(engine, CudaEngine):
-        return result
-    load = None
-    with open_gpus() as gpus:
-        if gpus:
-            load = measure_load(engine, feeds, result.case.batch, gpus[0])
-        else:
-            run.skip(f"{result.case} power and clocks", why_no_nvml() or "NVML shows no GPU")
-    return result.model_copy(update={"stages": measure_stages(engine, feeds), "gpu": load})
+        return
+    result = run.results[-1]
+    with run.skipping(f"{result.case} stages", bundle):
+        run.results[-1] = run.results[-1].model_copy(update={"stages": measure_stages(engine, feeds)})
+    with run.skipping(f"{result.case} power and clocks", bundle), open_gpu(cuda_pci_id()) as gpu:
+        if gpu is None:
+            raise UsageError(why_no_nvml() or "NVML does not show the GPU that CUDA runs on")
+        load = measure_load(engine, feeds, result.case.batch, gpu)
+        run.results[-1] = run.results[-1].model_copy(update={"gpu": load})
 
 
 def _add_roofline(run: _Run, bundle: Bundle, way: Way) -> None:
@@ -318,12 +324,9 @@ def _add_roofline(run: _Run, bundle: Bundle, way: Way) -> None:
         return
     from .roofline import roofline
 
-    try:
+    with run.skipping(f"{result.case} roofline", bundle):
         found = roofline(bundle, way, result.case.batch, _kernels_ms(result), ceilings)
-    except UsageError as error:
-        run.skip(f"{result.case} roofline", hide_folder(bundle, error))
-        return
-    run.results[-1] = result.model_copy(update={"roofline": found})
+        run.results[-1] = result.model_copy(update={"roofline": found})
 
 
 def _kernels_ms(result: EngineResult) -> float:
@@ -338,17 +341,14 @@ def _measure_ceilings(run: _Run, ways: Sequence[Way]) -> None:
     from .ceilings import measure_cpu_ceilings, measure_gpu_ceilings
 
     threads = next((way.choice.threads for way in ways), None)
-    found = measure_cpu_ceilings(threads)
-    if "fp32" in found.flops_per_s:
+    with run.skipping("roofline"):
+        found = measure_cpu_ceilings(threads)
+        if "fp32" not in found.flops_per_s:
+            raise UsageError("neither onnxruntime nor openvino is installed: pip install 'coronanet[cpu]'")
         run.ceilings["cpu"] = found
-    else:
-        run.skip("roofline", "neither onnxruntime nor openvino is installed: pip install 'coronanet[cpu]'")
     if any(way.on_gpu for way in ways):
-        on_gpu = measure_gpu_ceilings()
-        if isinstance(on_gpu, str):
-            run.skip("roofline on the GPU", on_gpu)
-        else:
-            run.ceilings["gpu"] = on_gpu
+        with run.skipping("roofline on the GPU"):
+            run.ceilings["gpu"] = measure_gpu_ceilings()
 
 
 def _doublings(opened: Mapping[Way, Engine]) -> Iterator[int]:
@@ -364,7 +364,7 @@ def _fitting(run: _Run, name: TaskName, opened: Mapping[Way, Engine], batch: int
     return {way: engine for way, engine in opened.items() if engine.max_batch >= batch}
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "no message")[:300]
 
 

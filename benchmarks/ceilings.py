@@ -21,7 +21,7 @@ from ..engines.base import Engine, TensorSpec
 from ..engines.bundle import Precision
 from ..engines.machine import available_cores
 from ..engines.open import PRECISIONS, Backend, file_precision, is_installed, open_onnx
-from ..model.errors import CoronanetError
+from ..model.errors import CoronanetError, UsageError
 from .report import Ceilings, MemoryLevel
 from .timing import NS_PER_S, Call, time_call
 
@@ -184,14 +184,18 @@ def _call(engine: Engine, shape: tuple[int, ...]) -> Call:
     return lambda: engine.infer(feeds)
 
 
-def measure_gpu_ceilings() -> Ceilings | str:
-    """The same of the first GPU, by torch's products and copies; where that cannot be, why."""
+def measure_gpu_ceilings() -> Ceilings:
+    """The same of the first GPU, by torch's products and copies.
+
+    Raises:
+        UsageError: there is no torch for CUDA, or no GPU.
+    """
     if not is_installed("torch"):
-        return "GPU ceilings need torch for CUDA, which is not installed"
+        raise UsageError("GPU ceilings need torch for CUDA, which is not installed")
     import torch
 
     if not torch.cuda.is_available():
-        return "GPU ceilings need a torch that was built for CUDA and a GPU"
+        raise UsageError("GPU ceilings need a torch that was built for CUDA and a GPU")
     torch.backends.cuda.matmul.allow_tf32 = False
     return torch_ceilings("cuda", torch.cuda.synchronize, GPU_PRODUCT, GPU_WORKING_SETS)
 

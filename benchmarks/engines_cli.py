@@ -16,7 +16,7 @@ from .compare_cli import VaryOption
 from .options import FAILED, BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
 
 if TYPE_CHECKING:
-    from .peers import Peer
+    from .bench_engines import Extras
     from .report import Comparison, EngineReport
     from .timing import Plan, WarmUpRule
     from .ways import Way
@@ -50,7 +50,12 @@ def engines(
     ] = "1",
     repeats: Annotated[int, typer.Option(min=1, help="Counted calls of each engine.")] = 100,
     max_seconds: Annotated[
-        float, typer.Option(min=0.1, help="About the longest that the calls take, for each task and batch size.")
+        float,
+        typer.Option(
+            min=0.1,
+            help="About the longest that the calls take, for each task and batch size; longer where ways are too slow "
+            "for the four rounds that tell their noise.",
+        ),
     ] = 30.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one inference; each backend's own choice unless given.")
@@ -85,6 +90,8 @@ def engines(
     The input is the synthetic phantom at 512 x 512 through the bundle's own preprocessing. With --baseline both runs
     are divided by a yardstick that was measured in the same turns, so that the machine's own changes do not count.
     """
+    from .bench_engines import Extras
+    from .noise import LEAST_ROUNDS
     from .peers import peers_beside
     from .tables import comparisons_table, details_table, engine_notes, engines_table, gpu_table, peers_table
     from .timing import Plan, WarmUpRule
@@ -101,13 +108,14 @@ def engines(
         bundles=_provide(ctx, bundles, names("--task", task, TASK_NAMES)),
         ways=ways,
         batches=batches,
-        plan=Plan(repeats, max_seconds),
+        plan=Plan(repeats, max_seconds, least_rounds=LEAST_ROUNDS),
         rule=WarmUpRule(limit_s=min(5.0, max_seconds / max(1, len(ways)))),
     )
     if against is not None:
         report = _measure_against(ctx, asked, against)
     else:
-        report = _measure(asked, baseline, vary or (), fresh=fresh, roofline=roofline, peers=beside)
+        extras = Extras(fresh=fresh, roofline=roofline, peers=beside)
+        report = _measure(asked, extras, out_file, baseline, vary or ())
     failure = _guard(report.comparisons, baseline) if baseline else None
     publish(report, out_file, as_json, failure)
     for note in engine_notes(report):
@@ -139,21 +147,26 @@ def _guard(comparisons: "Sequence[Comparison]", baseline: Path) -> str | None:
 
 
 def _measure(
-    asked: _Asked, baseline: Path | None, vary: Sequence[str], *, fresh: bool, roofline: bool, peers: "tuple[Peer, ...]"
+    asked: _Asked, extras: "Extras", out_file: Path | None, baseline: Path | None, vary: Sequence[str]
 ) -> "EngineReport":
     from ..engines.ranking import read_ranking
-    from .bench_engines import Extras, engine_protocol, measure_engines
+    from .bench_engines import engine_protocol, measure_engines
     from .compare import check_same, compare
     from .inputs import phantom_slices
-    from .report import read_engines
+    from .report import read_engines, write_text
+
+    def keep(report: "EngineReport") -> None:
+        """What there is so far, should the run be broken off."""
+        if out_file is not None:
+            write_text(out_file, report.to_json())
 
     image = phantom_slices()
-    protocol = engine_protocol(image, asked.plan, asked.rule, asked.bundles, fresh=fresh)
+    protocol = engine_protocol(image, asked.plan, asked.rule, asked.bundles, fresh=extras.fresh)
     known = read_engines(baseline) if baseline is not None else None
     if known is not None:
         # Before anything is measured: a refusal must not cost a minute.
         check_same(known.protocol, protocol, vary)
-    steps = len(asked.bundles) * len(asked.batches or (1, 2, 4, 8)) + roofline
+    steps = len(asked.bundles) * len(asked.batches or (1, 2, 4, 8)) + extras.roofline
     with progress_bar(steps) as advance:
         report = measure_engines(
             asked.bundles,
@@ -162,10 +175,11 @@ def _measure(
             image,
             plan=asked.plan,
             rule=asked.rule,
-            extras=Extras(fresh=fresh, roofline=roofline, peers=peers),
+            extras=extras,
             protocol=protocol,
             rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
             advance=advance,
+            keep=keep,
         )
     if known is None:
         return report

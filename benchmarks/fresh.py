@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..engines.bundle import Bundle
+from ..engines.nvidia import cuda_pci_id
 from ..model.errors import UsageError
 from .report import Fresh
 from .ways import Way
@@ -32,7 +33,16 @@ def measure_fresh(bundle: Bundle, way: Way, batch: int) -> Fresh:
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "fresh.json"
-        asked = json.dumps({"bundle": str(bundle.path), "way": way.to_dict(), "batch": batch, "result": str(result)})
+        asked = json.dumps(
+            {
+                "bundle": str(bundle.path),
+                "way": way.to_dict(),
+                "batch": batch,
+                "result": str(result),
+                # Asked for here, since the answer starts CUDA, which the process is to do while it is timed.
+                "gpu": cuda_pci_id() if way.on_gpu else None,
+            }
+        )
         # -P: a file of the folder that is worked in is never taken for a package.
         command = [sys.executable, "-P", "-m", f"{__package__}.fresh_worker", asked]
         try:

@@ -13,9 +13,8 @@ import numpy as np
 from ..engines.base import DYNAMIC
 from ..engines.bundle import Bundle
 from ..engines.open import file_precision
-from ..model.errors import CoronanetError
 from .fresh import MORE_CALLS
-from .nvml import open_gpus
+from .nvml import Gpu, open_gpu
 from .report import Fresh
 from .timing import NS_PER_MS, time_call
 from .ways import Way, open_way
@@ -34,15 +33,12 @@ def peak_bytes() -> int:
     raise OSError(f"{STATUS} does not tell VmHWM")
 
 
-def run(bundle: Bundle, way: Way, batch: int) -> Fresh:
+def run(bundle: Bundle, way: Way, batch: int, pci_id: str | None) -> Fresh:
+    """``pci_id``: where the GPU is that the way runs on."""
     feeds = _noise(bundle, way, batch)
     base = peak_bytes()
-    with open_gpus() as gpus:
-
-        def used() -> int:
-            return gpus[0].read().memory_used_bytes or 0 if gpus else 0
-
-        used_before = used()
+    with open_gpu(pci_id) as gpu:
+        used_before = _used(gpu)
         import_ms = _ms(lambda: importlib.import_module(f"..engines.{way.choice.backend}_engine", __package__))
         start = time.perf_counter_ns()
         with open_way(bundle, way) as engine:
@@ -50,15 +46,19 @@ def run(bundle: Bundle, way: Way, batch: int) -> Fresh:
             first_ms = _ms(lambda: engine.infer(feeds))
             for _ in range(MORE_CALLS):
                 engine.infer(feeds)
-            gpu_bytes = max(0, used() - used_before) if gpus and way.on_gpu else None
+            used_after = _used(gpu)
     return Fresh(
         import_ms=import_ms,
         load_ms=load_ms,
         first_ms=first_ms,
         base_bytes=base,
         peak_bytes=peak_bytes(),
-        gpu_bytes=gpu_bytes,
+        gpu_bytes=None if used_before is None or used_after is None else max(0, used_after - used_before),
     )
+
+
+def _used(gpu: Gpu | None) -> int | None:
+    return None if gpu is None else gpu.read().memory_used_bytes
 
 
 def _noise(bundle: Bundle, way: Way, batch: int) -> dict[str, Any]:
@@ -75,8 +75,9 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     result = Path(asked["result"])
     try:
-        answer = run(Bundle.open(Path(asked["bundle"])), Way.from_dict(asked["way"]), asked["batch"]).model_dump_json()
-    except CoronanetError as error:
+        bundle, way = Bundle.open(Path(asked["bundle"])), Way.from_dict(asked["way"])
+        answer = run(bundle, way, asked["batch"], asked["gpu"]).model_dump_json()
+    except Exception as error:  # a runtime that fails raises what it likes, and that is the answer
         answer = json.dumps({"error": str(error)})
     result.write_text(answer, encoding="utf-8")
 

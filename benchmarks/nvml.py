@@ -7,7 +7,7 @@ import importlib.util
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -162,22 +162,38 @@ def _mean(values: list[float | None] | list[int | None]) -> float | None:
 
 @contextmanager
 def open_gpus() -> Generator[tuple[Gpu, ...]]:
-    """Every GPU that NVML shows, for the length of the block; none where the package or the driver is missing.
+    """Every GPU that NVML shows, for the length of the block; none where the package or the driver is missing."""
+    with _api() as api:
+        count = api.nvmlDeviceGetCount() if api else 0
+        yield tuple(Gpu(api, api.nvmlDeviceGetHandleByIndex(index)) for index in range(count))
 
-    In the order of the PCI bus, which is CUDA's with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
-    """
+
+@contextmanager
+def open_gpu(pci_id: str | None) -> Generator[Gpu | None]:
+    """The GPU at a place on the PCI bus, as `engines.nvidia.cuda_pci_id` tells it; None where NVML shows none there."""
+    with _api() as api:
+        gpu = None
+        if api is not None and pci_id is not None:
+            with suppress(api.NVMLError):
+                gpu = Gpu(api, api.nvmlDeviceGetHandleByPciBusId(pci_id.encode("ascii")))
+        yield gpu
+
+
+@contextmanager
+def _api() -> Generator[Any]:
+    """The module ``pynvml``, initialised for the length of the block; None where it or the driver is missing."""
     if importlib.util.find_spec("pynvml") is None:
-        yield ()
+        yield None
         return
     import pynvml as api
 
     try:
         api.nvmlInit()
     except api.NVMLError:
-        yield ()
+        yield None
         return
     try:
-        yield tuple(Gpu(api, api.nvmlDeviceGetHandleByIndex(index)) for index in range(api.nvmlDeviceGetCount()))
+        yield api
     finally:
         api.nvmlShutdown()
 

@@ -34,6 +34,9 @@ class Peer:
     open_engine: Callable[[Bundle], Engine]
     device: Literal["cpu", "gpu"] = "cpu"
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class PeerEngine(EngineBase):
     """A function that runs a network, behind the interface of our engines."""

@@ -5,15 +5,13 @@ from pathlib import Path
 
 from ..engines.places import ROOT
 from ..model.tasks import TASK_NAMES, TaskName
-from .noise import LEAST_ROUNDS
+from .peer_ratio import FEW, FEW_ROUNDS, fastest_proved, is_few, ratio
 from .report import EngineReport, EngineResult, PeerResult, Statistics, read_engines, write_text
 
 MEASUREMENTS = ROOT / "docs" / "measurements"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- performance: begin, written by benchmarks/readme.py -->", "<!-- performance: end -->"
 BATCH = 1
-#: What marks a ratio that rests on too few calls.
-FEW = "†"
 OURS = "**ours, what `auto` runs**"
 
 
@@ -35,7 +33,8 @@ def section(report: EngineReport, file: str) -> str:
     lines = [
         BEGIN,
         "One slice of 512 x 512 through each network, its preprocessing and decision left out: median in milliseconds, "
-        f"and how many times as long as ours. All in turns in one run, {report.protocol.moment.started[:10]}, "
+        "and how many times as long as ours, of the rounds that both made. All in turns in one run, "
+        f"{report.protocol.moment.started[:10]}, "
         f"on {machine.cpu} with {machine.cores} cores and {machine.memory_bytes / 2**30:.0f} GiB"
         f"{''.join(f', {gpu}' for gpu in machine.gpus)}"
         f"{'' if busy is None else f', {busy:.0%} of its time taken by others when it began'}. "
@@ -69,7 +68,7 @@ def _rows(report: EngineReport, tasks: Sequence[TaskName]) -> list[tuple[str, li
     rows = [(OURS, [f"**{_ms(ours[name].statistics)}** ({_way(ours[name])})" for name in tasks])]
     for peer in dict.fromkeys(one.case.peer for one in report.peers):
         measured = {one.case.task: one for one in report.peers if (one.case.peer, one.case.batch) == (peer, BATCH)}
-        cells = [_against(measured.get(name), ours[name].statistics) for name in tasks]
+        cells = [_against(measured.get(name), ours[name]) for name in tasks]
         rows.append((peer, cells))
     return rows
 
@@ -77,8 +76,7 @@ def _rows(report: EngineReport, tasks: Sequence[TaskName]) -> list[tuple[str, li
 def _ours(report: EngineReport, task: TaskName) -> EngineResult | None:
     """What `auto` runs; where this machine has no ranking, the fastest of those whose parity passed."""
     own = [one for one in report.results if (one.case.task, one.case.batch) == (task, BATCH)]
-    passed = [one for one in own if one.parity is not None and one.parity.verdict == "passed"]
-    return next((one for one in own if one.chosen), min(passed, key=lambda one: one.statistics.p50_ms, default=None))
+    return next((one for one in own if one.chosen), fastest_proved(report, task, BATCH))
 
 
 def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> str:
@@ -89,8 +87,11 @@ def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> s
     said = [
         f"Measured with `coronanet {verb} --peers`." if report.peers else "Peers in the same run: not measured yet."
     ]
-    if any(len(one.rounds_ns) < LEAST_ROUNDS for one in report.peers if one.case.batch == BATCH):
-        said.append(f"{FEW} fewer than {LEAST_ROUNDS} rounds of calls: the time allowed no more; read the size alone.")
+    ours = {name: one for name in tasks if (one := _ours(report, name)) is not None}
+    if any(
+        is_few(ours[one.case.task], one) for one in report.peers if one.case.batch == BATCH and one.case.task in ours
+    ):
+        said.append(FEW_ROUNDS)
     if floors:
         said.append(
             f"Halves of this run differ by {sorted(floors)[len(floors) // 2]:.0%} for the engine in the middle, by "
@@ -103,11 +104,11 @@ def _closing(report: EngineReport, tasks: Sequence[TaskName], *, verb: str) -> s
     return " ".join(said)
 
 
-def _against(peer: PeerResult | None, ours: Statistics) -> str:
+def _against(peer: PeerResult | None, ours: EngineResult) -> str:
     if peer is None:
         return "-"
-    few = f" {FEW}" if len(peer.rounds_ns) < LEAST_ROUNDS else ""
-    return f"{_ms(peer.statistics)} ({peer.statistics.p50_ms / ours.p50_ms:.1f} x){few}"
+    few = f" {FEW}" if is_few(ours, peer) else ""
+    return f"{_ms(peer.statistics)} ({ratio(ours, peer):.1f} x){few}"
 
 
 def _way(result: EngineResult) -> str:

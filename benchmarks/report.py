@@ -16,6 +16,7 @@ from .timing import Rounds, Samples
 
 NOTICE = "Research software, not a medical device. Absolute times are of this machine; trust the ratios."
 SCHEMA_VERSION: Final = 2
+#: By how a field's name ends; of two that fit, the longer one.
 UNITS = {
     "_ns": "nanoseconds",
     "_ms": "milliseconds",
@@ -26,6 +27,9 @@ UNITS = {
     "flops": "floating-point (or integer) operations, a multiplication and its addition counted as two",
     "share": "of one",
     "_per_s": "slices a second",
+    "rate_per_s": "requests a second",
+    "flops_per_s": "operations a second",
+    "bytes_per_s": "bytes a second",
     "_bytes": "bytes",
     "spread": "interquartile range as a share of the median",
 }
@@ -77,7 +81,8 @@ class Fresh(StrictModel):
 
     ``import_ms`` is the backend's packages, ``load_ms`` the network's file from the page cache to an engine that is
     ready, ``first_ms`` the first inference. ``base_bytes`` is the process's memory before the backend is imported,
-    ``peak_bytes`` the most it ever held; ``gpu_bytes`` what the GPU's used memory grew by, None where there is none.
+    ``peak_bytes`` the most it ever held; ``gpu_bytes`` what the used memory of the whole board grew by meanwhile, which
+    is the process's only where nothing else uses that GPU; None where there is none or it does not tell.
     """
 
     import_ms: float

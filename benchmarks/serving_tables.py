@@ -69,7 +69,7 @@ def limit_lines(report: ServingReport) -> list[str]:
             knee = f"no knee: it kept up with none of the rates, at most {limits.peak_per_s:.1f} slices/s"
         else:
             knee = (
-                f"knee at {_load(limits, limits.knee)}: {limits.knee_per_s:.1f} slices/s, "
+                f"knee at {_load(limits, limits.knee, report)}: {limits.knee_per_s:.1f} slices/s, "
                 f"p{percentile} {limits.knee_ms:.1f} ms"
             )
         lines.append(f"{limits.model}, {limits.loop} loop: {knee}")
@@ -82,7 +82,7 @@ def serving_notes(report: ServingReport) -> list[str]:
     """Warnings by kind, the kinds of failure, and where the server does not agree with the chain in process."""
     named: list[tuple[str, LoadResult | RateResult]] = [(label(result.case), result) for result in report.results]
     named += [(rate_label(rate), rate) for rate in report.rates]
-    notes = gather(named)
+    notes = [*report.protocol.moment.warnings, *gather(named)]
     for name, result in named:
         notes += [f"{name}: {count} x {kind}" for kind, count in result.errors.items()]
     for item in report.agreement:
@@ -119,8 +119,15 @@ def _short(model: str) -> str:
     return model.replace("_segmentation", "")
 
 
-def _load(limits: Limits, load: float) -> str:
-    return f"concurrency {load:g}" if limits.loop == "closed" else f"{load:.3g} requests a second"
+def _load(limits: Limits, load: float, report: ServingReport) -> str:
+    """A load in words; of an open loop the rate that was asked for, and what its random times came to."""
+    if limits.loop == "closed":
+        return f"concurrency {load:g}"
+    offered = [
+        rate.offered_per_s for rate in report.rates if (rate.case.model, rate.case.rate_per_s) == (limits.model, load)
+    ]
+    came_to = f" ({offered[0]:.1f} slices/s offered)" if offered else ""
+    return f"{load:.3g} requests a second{came_to}"
 
 
 def _within(limits: Limits, report: ServingReport) -> str:
@@ -130,7 +137,7 @@ def _within(limits: Limits, report: ServingReport) -> str:
         lowest = _lowest(limits, report)
         return f"no load of this sweep keeps {budget}" + (f": the best is {lowest:.1f} ms" if lowest else "")
     return (
-        f"{limits.best_per_s:.1f} slices/s with {budget}, at {_load(limits, limits.best)} "
+        f"{limits.best_per_s:.1f} slices/s with {budget}, at {_load(limits, limits.best, report)} "
         f"(p{report.budget.percentile} {limits.best_ms:.1f} ms)"
     )
 

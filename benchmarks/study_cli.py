@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import JsonOption, err, out
+from ..console import JsonOption, err, out, warn
 from ..model.errors import UsageError
 from .options import BundlesOption, OutOption, footer, progress_bar, provide, publish
 from .study_files import FORMATS, make_study, write_study
@@ -43,6 +43,8 @@ def study(
             source = "a study of the user's own"
         report = measure_study(path, opened, choices, source=source, repeats=repeats, advance=advance)
     publish(report, out_file, as_json)
+    for warning in report.protocol.moment.warnings:
+        warn(warning)
     if not as_json:
         out.print(stages_table(report))
         for line in study_lines(report):

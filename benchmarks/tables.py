@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ..model.tasks import ENSEMBLE, TASK_NAMES
 from .noise import LEAST_ROUNDS
+from .peer_ratio import FEW_ROUNDS, fastest_proved, times_ours
 from .protocol import EngineCase, LoadCase, PeerCase
 from .report import (
     CompareReport,
@@ -24,6 +25,7 @@ from .serving_report import Agreement, LoadResult, RateResult, ServingReport
 from .timing import NS_PER_MS
 
 MB = 1_000_000
+Warned = EngineResult | PeerResult | LoadResult | RateResult
 #: What stands for the name of a network in a reason that several share.
 NETWORK = "NETWORK"
 LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
@@ -114,30 +116,27 @@ def peers_table(report: EngineReport) -> Table:
     """Our fastest way and every peer, for each task and batch, the fastest first; how many times ours is faster."""
     table = plain_table(
         "The same weights by other means, measured in the same turns",
-        "Off: largest difference of a logit from the reference. Ours: the fastest whose parity passed.",
+        f"Off: largest difference of a logit from the reference. Ours: the fastest whose\nparity passed. {FEW_ROUNDS}",
         ("model", "by"),
-        ("p50 ms", "IQR", "slices/s", "off", "times ours"),
+        ("p50 ms", "IQR", "calls", "off", "times ours"),
     )
-    for (task, batch), group in _peer_groups(report).items():
-        ours = min(group[0], key=lambda result: result.statistics.p50_ms, default=None)
-        rows = [
-            (f"ours: {one.case.backend} {one.case.precision}", one.statistics, "") for one in ([ours] if ours else [])
-        ]
+    for task, batch in dict.fromkeys((one.case.task, one.case.batch) for one in report.peers):
+        ours = fastest_proved(report, task, batch)
+        rows = [(f"ours: {ours.case.backend} {ours.case.precision}", ours.statistics, "", "1")] if ours else []
         rows += [
-            (one.case.peer, one.statistics, "" if one.max_difference is None else f"{one.max_difference:.0e}")
-            for one in group[1]
+            (
+                one.case.peer,
+                one.statistics,
+                "" if one.max_difference is None else f"{one.max_difference:.0e}",
+                times_ours(ours, one) if ours else "-",
+            )
+            for one in report.peers
+            if (one.case.task, one.case.batch) == (task, batch)
         ]
         rows.sort(key=lambda row: row[1].p50_ms)
-        for place, (who, numbers, off) in enumerate(rows):
-            table.add_row(
-                "" if place else f"{_short(task)} x{batch}",
-                who,
-                latencies(numbers)[0],
-                spread(numbers),
-                f"{numbers.throughput_per_s:.1f}",
-                off,
-                f"{numbers.p50_ms / ours.statistics.p50_ms:.2f}" if ours else "-",
-            )
+        for place, (who, numbers, off, times) in enumerate(rows):
+            name = "" if place else f"{_short(task)} x{batch}"
+            table.add_row(name, who, latencies(numbers)[0], spread(numbers), str(numbers.count), off, times)
         table.add_section()
     return table
 
@@ -229,9 +228,7 @@ def summary_table(engines: EngineReport, serving: ServingReport | None) -> Table
 
 def engine_notes(report: EngineReport) -> list[str]:
     """What must be read with the table: warnings by kind, and what was skipped."""
-    named: list[tuple[str, EngineResult | LoadResult | RateResult]] = [
-        (f"{r.case.task} {r.case.backend} {r.case.precision} batch {r.case.batch}", r) for r in report.results
-    ]
+    named: list[tuple[str, Warned]] = [(str(r.case), r) for r in (*report.results, *report.peers)]
     return [
         *report.protocol.moment.warnings,
         *gather(named),
@@ -287,18 +284,6 @@ def _ensemble_rows(serving: ServingReport | None) -> list[tuple[LoadResult, Stat
     return found
 
 
-def _peer_groups(report: EngineReport) -> dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]]:
-    """Our results that passed parity, and the peers, by task and batch."""
-    groups: dict[tuple[str, int], tuple[list[EngineResult], list[PeerResult]]] = {}
-    for peer in report.peers:
-        groups.setdefault((peer.case.task, peer.case.batch), ([], []))[1].append(peer)
-    for result in report.results:
-        group = groups.get((result.case.task, result.case.batch))
-        if group and result.parity is not None and result.parity.verdict == "passed":
-            group[0].append(result)
-    return groups
-
-
 def _short_case(case: EngineCase | PeerCase | LoadCase) -> str:
     return str(case).replace("_segmentation", "").replace("batch ", "x")
 
@@ -350,7 +335,7 @@ def share(share: float) -> str:
     return "100%" if share == 1 else f"{min(share, 0.999999):.4%}"
 
 
-def gather(named: Sequence[tuple[str, EngineResult | LoadResult | RateResult]]) -> list[str]:
+def gather(named: Sequence[tuple[str, Warned]]) -> list[str]:
     """One line a kind of warning: how many results it concerns, and the first of them in full."""
     concerned: dict[str, list[str]] = {}
     for name, result in named:

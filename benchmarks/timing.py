@@ -160,13 +160,16 @@ class Plan:
     Attributes:
         repeats: counted calls of each candidate.
         limit_s: about the longest that all of it takes, in seconds. Each candidate has an equal share of it; once its
-            calls have lasted that long it makes no other and the rest go on without it; each is called at least once.
+            calls have lasted that long it makes no other and the rest go on without it.
+        least_rounds: rounds that a candidate makes however long they last, with one counted call each once its share is
+            spent; a plan of fewer rounds has none to add.
     """
 
     repeats: int
     limit_s: float
     block: int = 5
     settle: int = 1
+    least_rounds: int = 1
 
     @property
     def rounds(self) -> int:
@@ -197,6 +200,7 @@ def interleave(
     plan: Plan,
     *,
     items: int = 1,
+    lost: Callable[[Key, Exception], object] | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[Key, Rounds]:
     """Measure candidates in turns, so that what disturbs the machine disturbs all of them and ratios hold.
@@ -204,19 +208,33 @@ def interleave(
     Args:
         calls: what to call, by candidate.
         items: slices a call.
+        lost: told of a candidate whose call raised, and what; the others go on without it. Unless given, it is raised.
 
     Returns:
-        The rounds of each: the first ones of all, for a candidate whose share of the time was spent before the last.
+        The rounds of each that raised nothing: the first ones of all, for a candidate whose share of the time was spent
+        before the last.
     """
     taken: dict[Key, list[tuple[int, ...]]] = {key: [] for key in calls}
     left_s = dict.fromkeys(calls, plan.limit_s / len(calls))
     for order in rounds(list(calls), plan.rounds, math.inf, clock=clock):
         for key in order:
-            if taken[key] and left_s[key] <= 0:
+            if key not in taken:
+                continue
+            owed = max(0, plan.least_rounds - len(taken[key]))
+            if left_s[key] <= 0 and not owed:
                 continue
             start = clock()
             most = min(plan.block, plan.repeats - sum(map(len, taken[key])))
-            taken[key].append(tuple(_turn(calls[key], plan.settle, most, left_s[key], clock)))
+            try:
+                # What is left is shared by the rounds that must be, so that the first of them do not take it all.
+                block = _turn(calls[key], plan.settle, most, left_s[key] / max(1, owed), clock)
+            except Exception as error:  # a runtime that fails raises what it likes
+                if lost is None:
+                    raise
+                lost(key, error)
+                del taken[key]
+                continue
+            taken[key].append(tuple(block))
             left_s[key] -= (clock() - start) / NS_PER_S
     return {key: Rounds(tuple(blocks), items) for key, blocks in taken.items()}
 

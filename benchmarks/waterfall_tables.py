@@ -76,5 +76,10 @@ def waterfall_lines(report: WaterfallReport) -> list[str]:
 def waterfall_notes(report: WaterfallReport) -> list[str]:
     """What must be read with the table."""
     return [
-        f"concurrency {result.case.concurrency}: {warning}" for result in report.results for warning in result.warnings
+        *report.protocol.moment.warnings,
+        *(
+            f"concurrency {result.case.concurrency}: {warning}"
+            for result in report.results
+            for warning in result.warnings
+        ),
     ]

@@ -65,6 +65,25 @@ def driver_cuda() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
+def cuda_pci_id() -> str | None:
+    """Where on the PCI bus CUDA's first GPU is, such as ``0000:3b:00.0``; None where the driver finds none.
+
+    CUDA numbers GPUs by what the environment says (``CUDA_VISIBLE_DEVICES``, ``CUDA_DEVICE_ORDER``), NVML does not:
+    this is the name that both know.
+    """
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(32)
+    try:
+        driver = ctypes.CDLL(DRIVER_LIBRARY)
+        failed = (
+            driver.cuInit(0)
+            or driver.cuDeviceGet(ctypes.byref(device), 0)
+            or driver.cuDeviceGetPCIBusId(name, len(name), device)
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else name.value.decode("ascii")
+
+
 def has_card(devices: Path = PCI) -> bool:
     """Whether the PCI bus shows a GPU of NVIDIA, with a driver or without."""
     return any(

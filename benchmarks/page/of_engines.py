@@ -5,6 +5,7 @@ from statistics import median
 
 from ...engines.open import GPU_BACKENDS
 from ...pages import svg
+from ..peer_ratio import FEW_ROUNDS, fastest_proved, times_ours
 from ..report import Ceilings, EngineReport, EngineResult, PeerResult
 from ..tables import MB, engine_notes, share
 from ..timing import NS_PER_MS
@@ -71,15 +72,23 @@ def _networks(report: EngineReport, tasks: Sequence[str], batch: int) -> Section
         peers = [each for each in report.peers if (each.case.task, each.case.batch) == (task, batch)]
         hills += [Hill(each.case.peer, each.rounds.samples.durations_ns, "#8a929c") for each in peers]
         charts.append(Chart(distribution_svg(f"Latencies of {short(task)}", hills), f"{short(task)}, batch {batch}"))
+        ours = fastest_proved(report, task, batch)
         for each in sorted([*group, *peers], key=lambda one: one.statistics.p50_ms):
             if isinstance(each, EngineResult) and each.chosen:
                 marked.add(len(rows))
-            rows.append(_row(task, each))
+            times = "-" if ours is None or isinstance(each, EngineResult) else times_ours(ours, each)
+            rows.append([*_row(task, each), times])
     says = [
         f"Every network alone, {_slices(batch)} a call, one caller. Hills hold every sample, percentiles are marked."
     ]
-    head = ("network", "engine"), ("MB", "p50 ms", "p95 ms", "p99 ms", "slices/s", "labels equal", "noise floor")
-    note = "Set apart: what `auto` runs on this machine. The noise floor is what an A/A comparison in this run shows."
+    head = (
+        ("network", "engine"),
+        ("MB", "p50 ms", "p95 ms", "p99 ms", "slices/s", "labels equal", "noise floor", "times ours"),
+    )
+    note = (
+        "Set apart: what `auto` runs on this machine. The noise floor is what an A/A comparison in this run shows. "
+        f"Times ours: over the fastest of ours whose parity passed, of the rounds that both made. {FEW_ROUNDS}"
+    )
     grids = [Grid(*head, rows, frozenset(marked), note), *_starts(report), *_on_gpu(report)]
     return Section("Networks", says, charts, grids, engine_notes(report))
 
@@ -98,7 +107,10 @@ def _starts(report: EngineReport) -> list[Grid]:
         if (fresh := each.fresh)
     ]
     head = ("import ms", "load ms", "first ms", "peak MB", "GPU MB")
-    note = "Each start in a process of its own. Peak: the most memory, less that of the process before its packages."
+    note = (
+        "Each start in a process of its own. Peak: the most memory, less that of the process before its packages. GPU: "
+        "what the used memory of the whole board grew by."
+    )
     return [Grid(("start of",), head, rows, note=note)] if rows else []
 
 

@@ -45,4 +45,4 @@ def study_part(report: StudyReport) -> Part:
     ]
     grid = Grid(("run",), ("slices/s", "study s", "loading s", "to report s", "CPU s", "peak GiB"), rows)
     says = ["Stages go on beside each other, so they come to more than the whole.", *study_lines(report)]
-    return Part(cards, [Section("A whole study", says, [Chart(chart)], [grid])])
+    return Part(cards, [Section("A whole study", says, [Chart(chart)], [grid], report.protocol.moment.warnings)])

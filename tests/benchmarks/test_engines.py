@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from coronanet import cli
-from coronanet.benchmarks import fresh, peers
+from coronanet.benchmarks import bench_engines, ceilings, fresh, peers
 from coronanet.benchmarks.against import measure_against
 from coronanet.benchmarks.bench_engines import Extras, engine_call, hide_folder, measure_engines
 from coronanet.benchmarks.ceilings import TOGETHER, torch_ceilings
@@ -27,7 +27,7 @@ from coronanet.benchmarks.inputs import phantom_slices
 from coronanet.benchmarks.memory import Growth, available_bytes
 from coronanet.benchmarks.peers import Peer, PeerEngine, TorchCudaPeer, all_peers, peers_beside
 from coronanet.benchmarks.prove import prove
-from coronanet.benchmarks.report import Ceilings
+from coronanet.benchmarks.report import Ceilings, read_engines
 from coronanet.benchmarks.roofline import roofline
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.timing import NS_PER_MS, Plan, WarmUpRule, interleave
@@ -146,9 +146,9 @@ def test_the_roof_is_above_what_was_measured_and_fits_the_schema(
 ) -> None:
     ways = [ORT, Way(Choice("openvino", "fp32", 1))]
     report = measure_engines(one, ways, [1, 4], image, plan=Plan(8, 5.0), rule=QUICK, extras=Extras(roofline=True))
-    (ceilings,) = report.ceilings
-    assert ceilings.flops_per_s.keys() >= {"fp32", "int8"}
-    assert min(*ceilings.flops_per_s.values(), ceilings.bytes_per_s) > 1e8
+    (found,) = report.ceilings
+    assert found.flops_per_s.keys() >= {"fp32", "int8"}
+    assert min(*found.flops_per_s.values(), found.bytes_per_s) > 1e8
     for result in report.results:
         roof = result.roofline
         assert roof is not None
@@ -195,6 +195,68 @@ def test_a_peer_that_dies_in_its_first_call_is_skipped_and_the_rest_measured(
     assert missing.name == "missing"
 
 
+def test_a_peer_that_dies_after_its_first_call_takes_nothing_with_it(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16]
+) -> None:
+    def tired(bundle: Bundle) -> Engine:
+        engine, calls = open_way(bundle, ORT), count()
+
+        def run(feeds: Tensors) -> dict[str, NDArray[Any]]:
+            if next(calls):
+                raise RuntimeError("planted")
+            return engine.infer(feeds)
+
+        return PeerEngine(bundle.require("network"), run)
+
+    peer = Peer("tired", "", tired)
+    report = measure_engines(one, [ORT], [1], image, plan=Plan(2, 5.0), rule=QUICK, extras=Extras(peers=(peer,)))
+    assert [(item.what, item.reason) for item in report.skipped] == [(f"{TASK} tired batch 1", "planted")]
+    assert (len(report.results), report.peers) == (1, ())
+
+
+def test_what_is_asked_of_a_gpu_after_the_calls_cannot_lose_them(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every engine counts as one of a GPU, and can neither be taken apart nor found by NVML.
+    monkeypatch.setattr(bench_engines, "CudaEngine", EngineBase)
+    report = measure_engines(one, [ORT], [1], image, plan=Plan(2, 5.0), rule=QUICK)
+    (result,) = report.results
+    assert (result.stages, result.gpu) == (None, None)
+    assert [item.what for item in report.skipped] == [f"{result.case} stages", f"{result.case} power and clocks"]
+
+
+def test_ceilings_that_cannot_be_measured_cost_the_roof_alone(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(_: int | None) -> Ceilings:
+        raise RuntimeError("planted\nand a page of traceback")
+
+    monkeypatch.setattr(ceilings, "measure_cpu_ceilings", dies)
+    report = measure_engines(one, [ORT], [1], image, plan=Plan(2, 5.0), rule=QUICK, extras=Extras(roofline=True))
+    assert [(item.what, item.reason) for item in report.skipped] == [("roofline", "planted")]
+    assert [result.roofline for result in report.results] == [None]
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_a_run_that_is_broken_off_leaves_the_groups_before_in_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, groups = tmp_path / "engines.json", count()
+
+    def breaks(calls: Any, plan: Plan, **options: Any) -> Any:
+        if next(groups):
+            raise KeyboardInterrupt
+        return interleave(calls, plan, **options)
+
+    monkeypatch.setattr(bench_engines, "interleave", breaks)
+    options = ["--backend", "onnxruntime", "--repeats", "5", "--no-fresh", "--no-roofline", "--batch", "1,2"]
+    code, _, _ = run([*options, "--out", str(file)], capsys)
+    assert code == 130
+    report = read_engines(file)
+    assert [result.case.batch for result in report.results] == [1]
+    assert "broken off" in report.skipped[-1].reason
+
+
 @pytest.mark.parametrize("answers", [0, 20])
 def test_a_way_that_dies_in_a_call_is_skipped_and_what_was_measured_is_kept(
     one: dict[TaskName, Bundle], image: NDArray[np.int16], answers: int, monkeypatch: pytest.MonkeyPatch
@@ -216,10 +278,9 @@ def test_a_way_that_dies_in_a_call_is_skipped_and_what_was_measured_is_kept(
         return engine
 
     report = measure_engines(one, [ORT, dying], [1, 2], image, plan=Plan(200, 5.0), rule=QUICK, opener=opener)
-    where = f"{TASK} {dying} batch 2" if answers == 0 else f"{TASK} batch 2"
-    assert [(item.what, item.reason) for item in report.skipped] == [(where, "planted")]
+    assert [(item.what, item.reason) for item in report.skipped] == [(f"{TASK} {dying} batch 2", "planted")]
     measured = [(result.case.threads, result.case.batch) for result in report.results]
-    assert measured == [(1, 1), (2, 1), *([(1, 2)] if answers == 0 else [])]
+    assert measured == [(1, 1), (2, 1), (1, 2)]
 
 
 # Of torch's own modules, which it imports when it first compiles.

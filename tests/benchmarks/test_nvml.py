@@ -12,16 +12,17 @@ import pytest
 from coronanet.benchmarks import gpu as module
 from coronanet.benchmarks import nvml
 from coronanet.benchmarks.gpu import measure_load, measure_stages
-from coronanet.benchmarks.nvml import Gpu, gpu_moments, open_gpus, watch, why_no_nvml
+from coronanet.benchmarks.nvml import Gpu, gpu_moments, open_gpu, open_gpus, watch, why_no_nvml
 from coronanet.engines import tensorrt_engine
 from coronanet.engines.base import TensorSpec
 from coronanet.engines.bundle import PlanTarget
 from coronanet.engines.cuda_memory import Buffer
-from coronanet.engines.nvidia import driver_cuda
+from coronanet.engines.nvidia import cuda_pci_id, driver_cuda
 from coronanet.engines.tensorrt_engine import TensorRtEngine
 
-#: libnvidia-ml.so.1 of one board: 200 W, 1755 and 2619 MHz, 90 % busy, 5 GiB used, 61 degrees, held by its power cap;
-#: its energy counter goes up by 10 J every time that it is read. It has no answer to what it is not asked.
+#: libnvidia-ml.so.1 of two boards, of which CUDA's first is the second: 200 W, 1755 and 2619 MHz, 90 % busy, 5 GiB
+#: used, 61 degrees, held by its power cap; its energy counter goes up by 10 J every time that it is read. It has no
+#: answer to what it is not asked.
 DRIVER = r"""
 #include <string.h>
 typedef unsigned int u; typedef unsigned long long ull;
@@ -30,10 +31,12 @@ int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(u f) { return 0; }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int e) { return "planted"; }
-int nvmlDeviceGetCount_v2(u *n) { *n = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(u i, void **h) { *h = (void *)1; return 0; }
+int nvmlDeviceGetCount_v2(u *n) { *n = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(u i, void **h) { *h = (void *)(ull)(i + 1); return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **h) {
+  if (strcmp(id, "0000:3b:00.0")) return 6; *h = (void *)2; return 0; }
 int nvmlDeviceGetName(void *h, char *name, u n) { strncpy(name, "Planted H100", n); return 0; }
-int nvmlDeviceGetPowerUsage(void *h, u *mw) { *mw = 200000; return 0; }
+int nvmlDeviceGetPowerUsage(void *h, u *mw) { *mw = h == (void *)2 ? 200000 : 70000; return 0; }
 int nvmlDeviceGetTotalEnergyConsumption(void *h, ull *mj) { *mj = energy += 10000; return 0; }
 int nvmlDeviceGetUtilizationRates(void *h, u *r) { r[0] = 90; r[1] = 40; return 0; }
 int nvmlDeviceGetMemoryInfo(void *h, ull *m) { m[0] = 80ull << 30; m[1] = 75ull << 30; m[2] = 5ull << 30; return 0; }
@@ -41,28 +44,41 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, ull *r) { *r = 4 | 1; ret
 int nvmlDeviceGetClockInfo(void *h, int kind, u *mhz) { *mhz = kind == 1 ? 1755 : 2619; return 0; }
 int nvmlDeviceGetTemperature(void *h, int kind, u *t) { *t = 61; return 0; }
 """
+#: libcuda.so.1 whose first GPU is the second of the bus, as with CUDA_VISIBLE_DEVICES=1.
+CUDA = r"""
+#include <string.h>
+int cuInit(unsigned f) { return 0; }
+int cuDeviceGet(int *d, int i) { *d = i; return 0; }
+int cuDeviceGetPCIBusId(char *name, int n, int d) { strncpy(name, "0000:3b:00.0", n); return 0; }
+"""
 ASK = """
 import json, time
-from coronanet.benchmarks.nvml import gpu_moments, open_gpus, watch, why_no_nvml
-with open_gpus() as gpus:
-    seen = watch(gpus[0], lambda: time.sleep(0.2), period_s=0.02)
-print(json.dumps({"moment": gpu_moments()[0].model_dump(), "seen": vars(seen), "why": why_no_nvml()}))
+from coronanet.benchmarks.nvml import gpu_moments, open_gpu, watch, why_no_nvml
+from coronanet.engines.nvidia import cuda_pci_id
+with open_gpu(cuda_pci_id()) as gpu:
+    seen = watch(gpu, lambda: time.sleep(0.2), period_s=0.02)
+with open_gpu("0000:00:00.0") as nowhere:
+    assert nowhere is None
+moments = [each.model_dump() for each in gpu_moments()]
+print(json.dumps({"moments": moments, "seen": vars(seen), "why": why_no_nvml()}))
 """
 
 
-def test_clocks_power_memory_and_energy_are_what_the_driver_says(tmp_path: Path) -> None:
+def test_clocks_power_memory_and_energy_are_what_the_driver_says_of_the_gpu_that_cuda_takes(tmp_path: Path) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or importlib.util.find_spec("pynvml") is None:
         pytest.skip("needs a C compiler and nvidia-ml-py")
-    source, library = tmp_path / "nvml.c", tmp_path / "libnvidia-ml.so.1"
-    source.write_text(DRIVER)
-    subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", library, source], check=True)
+    for name, text in (("libnvidia-ml.so.1", DRIVER), ("libcuda.so.1", CUDA)):
+        source, library = tmp_path / f"{name}.c", tmp_path / name
+        source.write_text(text)
+        subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", library, source], check=True)
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["why"] is None
-    assert answer["moment"] == {
+    assert [each["power_w"] for each in answer["moments"]] == [70.0, 200.0]
+    assert answer["moments"][1] == {
         "name": "Planted H100",
         "sm_clock_mhz": 1755,
         "memory_clock_mhz": 2619,
@@ -81,8 +97,8 @@ def test_clocks_power_memory_and_energy_are_what_the_driver_says(tmp_path: Path)
 
 @pytest.mark.skipif(driver_cuda() is not None, reason="a driver is here")
 def test_without_a_driver_nothing_is_told_and_the_reason_is() -> None:
-    with open_gpus() as gpus:
-        assert gpus == ()
+    with open_gpus() as gpus, open_gpu(cuda_pci_id()) as gpu:
+        assert (gpus, gpu, cuda_pci_id()) == ((), None, None)
     assert gpu_moments() == ()
     assert why_no_nvml()
 

@@ -32,6 +32,7 @@ def test_json_has_raw_samples_units_schema_and_protocol(engines: EngineReport) -
     assert value["schema_version"] == 2
     assert value["units"]["_ns"] == "nanoseconds"
     assert value["units"]["_per_s"] == "slices a second"
+    assert value["units"]["flops_per_s"] == "operations a second"
     assert "not a medical device" in value["notice"]
     assert value["protocol"]["method"]["verb"] == "bench engines"
     (result,) = value["results"]

@@ -123,6 +123,35 @@ def test_a_slow_candidate_sits_out_when_its_share_of_the_time_is_spent_and_the_o
     assert clock.now < 7 * NS_PER_S
 
 
+def test_a_slow_candidate_makes_the_rounds_that_it_owes_with_its_share_spread_over_them() -> None:
+    clock = FakeTime()
+    plan = Plan(repeats=100, limit_s=4, least_rounds=4)
+    calls = {"slow": clock.call(3000), "slower than its share": clock.call(200), "fast": clock.call(1)}
+    rounds_ns = {name: each.rounds_ns for name, each in interleave(calls, plan, clock=clock).items()}
+    assert [len(one) for one in rounds_ns["slow"]] == [1, 1, 1, 1]
+    assert [len(one) for one in rounds_ns["slower than its share"]] == [1, 1, 1, 1]
+    assert [len(one) for one in rounds_ns["fast"]] == [5] * 20
+    few = Plan(repeats=10, limit_s=4, least_rounds=4)
+    assert len(interleave({"slow": clock.call(3000)}, few, clock=clock)["slow"].rounds_ns) == 2
+
+
+def test_a_candidate_that_dies_is_told_of_and_the_others_go_on() -> None:
+    clock, told = FakeTime(), list[str]()
+    left = [1] * 9
+
+    def dies() -> None:
+        clock.now += NS_PER_MS
+        left.pop()
+
+    calls = {"before": clock.call(1), "dies": dies, "behind": clock.call(1)}
+    plan = Plan(repeats=20, limit_s=60)
+    taken = interleave(calls, plan, lost=lambda key, error: told.append(f"{key}: {error}"), clock=clock)
+    assert told == ["dies: pop from empty list"]
+    assert {name: each.samples.count for name, each in taken.items()} == {"before": 20, "behind": 20}
+    with pytest.raises(IndexError):
+        interleave(calls, plan, clock=clock)
+
+
 def test_time_limit_ends_the_turns_of_all() -> None:
     clock = FakeTime()
     measured = interleave({name: clock.call(100) for name in "ab"}, Plan(repeats=1000, limit_s=4), clock=clock)
