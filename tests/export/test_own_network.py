@@ -159,9 +159,9 @@ def test_the_command_exports_it_with_slices_of_the_users_own(
     data = ("--data", str(tmp_path / "data"), "--window", "-1350", "150")
     assert export(folder, "own_nets:build", "--out", str(tmp_path / "out"), *data, "--json") == 0
     (made,) = json.loads(capsys.readouterr().out)["bundles"]
-    # One of the two: the other is for the ranges of int8.
+    # Of the three: the one between is for the ranges of int8.
     evidence: list[dict[str, Any]] = [file["evidence"] for file in made["files"] if "evidence" in file]
-    assert {each["images"] for each in evidence} == {"1 slice of the user's own"}
+    assert {each["images"] for each in evidence} == {"2 slices of the user's own"}
     # A way that this CPU cannot run, such as bf16 on one that has none, has no evidence.
     assert all(way["evidence"] or way["verdict"] == "not_run" for way in made["ranking"])
     assert {way["evidence"]["reference"] for way in made["ranking"] if way["evidence"]} == {"torch fp32"}
