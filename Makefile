@@ -9,7 +9,8 @@ MAKEFLAGS += --no-print-directory
 EXTRAS := train,cpu,rtx,serve,dicom,sign,dev
 BIN := .venv/bin
 # Tests of a real server on one side, everything else beside them: most of them wait more than they compute.
-TEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
+# A process that dies is the end of the run, which names the test: what xdist does with its group else waits for ever.
+TEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --max-worker-restart 0
 READY := .venv/ready
 # The lock is for 3.11; `make PYTHON=…` names another interpreter. Looked up only where a recipe uses it.
 PYTHON = $(shell for name in python3.11 python3 python; do \

@@ -68,8 +68,13 @@ FEW_ROUNDS = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where `make test` runs two processes: what starts servers stays in one, and so does each other file."""
+    """Where `make test` runs two processes: what starts servers stays in one, and so does each other file.
+
+    A test that asks for the shared server only as it runs says so with a mark of its own: a second one takes 5 GB.
+    """
     for item in items:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
         is_served = SERVED in item.path.parents or SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group("servers" if is_served else item.path.stem))
 

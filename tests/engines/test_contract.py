@@ -21,7 +21,7 @@ CHOICES = [
 ]
 #: Largest difference that batching may make to a logit, by precision.
 BATCHING = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5, "int8": 0.5}
-TRITON = "triton"
+TRITON = pytest.param("triton", marks=pytest.mark.xdist_group("servers"))
 
 
 @pytest.fixture(scope="module", params=[*CHOICES, TRITON], ids=str)
