@@ -67,6 +67,7 @@ SERVER_FIXTURES = {"triton_server", "repository"}
 FEW_ROUNDS = 3
 
 
+@pytest.hookimpl(tryfirst=True)  # before the one of xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where `make test` runs two processes: what starts servers stays in one, and so does each other file.
 
