@@ -36,7 +36,9 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 skipped=$out/skipped.txt
 : > "$skipped"
-end=$((SECONDS + 60 * minutes))
+# A tenth of the time is kept for what is made of the measurements: the A/A run, the page and the tables.
+reserve=$((6 * minutes))
+end=$((SECONDS + 60 * minutes - reserve))
 
 skip() {
 	printf '%s: %s\n' "$1" "$2" | tee -a "$skipped" >&2
@@ -83,12 +85,15 @@ export_to() {
 	step "export-$(basename "$2")" 40 "${run[@]}" export "$2" --fp16 --max-batch 32 "${plans[@]}" --out "$1" > /dev/null || true
 }
 
-# measure NAME SHARE DIR TASK OPTION…: one network, into NAME.json.
+# measure NAME SHARE DIR TASK OPTION…: one network, into NAME.json, which has what was measured before time ran out.
 measure() {
 	local name=$1 share=$2 folder=$3 task=$4
 	shift 4
-	step "$name" "$share" "${run[@]}" bench engines --bundles "$folder" --task "$task" --out "$out/$name.json" "$@" > "$out/$name.txt" || return 1
+	rm -f "$out/$name.json"
+	step "$name" "$share" "${run[@]}" bench engines --bundles "$folder" --task "$task" --out "$out/$name.json" "$@" > "$out/$name.txt" || true
+	[[ -s $out/$name.json ]] || return 1
 	measured+=("$out/$name.json")
+	last=(--bundles "$folder" --task "$task")
 }
 
 gpu=no
@@ -129,8 +134,10 @@ elif ((${#plans[@]})); then
 fi
 wait
 
-measured=()
+measured=() last=()
+same=(--backend onnxruntime --precision fp32)
 if [[ $gpu = yes ]]; then
+	same=(--backend torch_cuda --precision fp16)
 	options=(--backend 'torch_cuda,onnxruntime_cuda,tensorrt' --precision fp16 --batch '1,8,32' --max-seconds 3 --no-fresh)
 	# Compiling takes most of a minute for each network, so one is enough.
 	measure unet32 45 "$out/unet32-bundles" binary_segmentation "${options[@]}" --peers || true
@@ -145,14 +152,13 @@ else
 	done
 fi
 
+end=$((end + reserve))
 if ((${#measured[@]})); then
-	# One of them again, short: what this machine calls a difference where there is none.
-	name=$(basename "${measured[-1]}" .json)
-	again=(bench engines --bundles "$bundles" --no-fresh --no-roofline --repeats 50 --max-seconds 2)
-	[[ $name != unet32 ]] || again=()
+	# The last of them twice again, in one way: what this machine calls a difference where there is none.
+	rm -f "$out/again-a.json" "$out/again-b.json" "$out/compare.json" "$out/compare.txt"
 	for side in a b; do
-		((${#again[@]})) || break
-		step "again-$side" 10 "${run[@]}" "${again[@]}" --task "$name" --out "$out/again-$side.json" > /dev/null || break
+		step "again-$side" 10 "${run[@]}" bench engines "${last[@]}" "${same[@]}" --no-fresh --no-roofline \
+			--repeats 50 --max-seconds "$((2 * minutes))" --out "$out/again-$side.json" > /dev/null || break
 	done
 	if [[ -f $out/again-b.json ]]; then
 		step compare 5 "${run[@]}" bench compare "$out/again-a.json" "$out/again-b.json" --out "$out/compare.json" > "$out/compare.txt" || true
@@ -162,7 +168,7 @@ fi
 
 echo
 for file in "${measured[@]}"; do
-	"${run[@]}" bench table "$file"
+	step "table-$(basename "$file" .json)" 10 "${run[@]}" bench table "$file" || true
 done
 [[ ! -f $out/compare.txt ]] || cat "$out/compare.txt"
 if [[ -s $skipped ]]; then

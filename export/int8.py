@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,13 @@ def _converter(
 
 
 def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
-    """Why a backend of this machine would be refused with the int8 file as it stands; an empty text where none is."""
+    """Why a backend of this machine would be refused with the int8 file as it stands; an empty text where none is.
+
+    What a backend cannot run it does not refuse: the ranking of the bundle says so of it, with the reason.
+    """
     for choice in (Choice(backend, "int8") for backend in CPU_BACKENDS if is_installed(backend)):
-        with Predictor.open(bundle, choice) as predictor:
+        # A runtime that fails raises what it likes.
+        with suppress(Exception), Predictor.open(bundle, choice) as predictor:
             if why := _why(examine(choice, reference, predictor, margin=margin)):
                 return f"{choice}: {why}"
     return ""

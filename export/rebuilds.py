@@ -6,6 +6,7 @@ the spread of its Dice and the labels that flip between builds stand in the mani
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from ..engines.open import ONNX_BACKENDS, file_precision
 from ..engines.parity import Reference, compare, labels_of
 from ..engines.predictor import Choice, Predictor
 from ..engines.ranking import candidates
-from ..model.errors import UsageError
 from .making import Making
 
 #: What stands for the score of a task in the gate of non-inferiority.
@@ -64,14 +64,11 @@ def _with(evidence: Evidence, figures: dict[str, float]) -> Evidence:
 
 
 def _run_all(bundle: Bundle, reference: Reference) -> dict[Choice, Build]:
-    """Every way that this machine can run."""
+    """Every way that this machine can run; the ranking of the bundle says why it cannot run another."""
     found: dict[Choice, Build] = {}
     for choice in (each for each in candidates(bundle) if each.backend in ONNX_BACKENDS):
-        try:
-            predictor = Predictor.open(bundle, choice)
-        except UsageError:  # such as bf16 on a CPU that has none
-            continue
-        with predictor:
+        # A runtime that fails raises what it likes.
+        with suppress(Exception), Predictor.open(bundle, choice) as predictor:
             found[choice] = _run(bundle, reference, choice, predictor)
     return found
 

@@ -30,12 +30,15 @@ from coronanet.benchmarks.report import (
     Stages,
 )
 from coronanet.benchmarks.serving_report import Budget, RateCase, ServingReport, rate_result
+from coronanet.benchmarks.serving_tables import limit_lines
 from coronanet.benchmarks.study_report import EngineBlock, StudyCase, StudyReport, StudyRun
+from coronanet.benchmarks.tables import gpu_table
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
 from coronanet.benchmarks.waterfall_report import WaterfallReport
 from coronanet.cli import main
 from coronanet.model.card import StrictModel
 from coronanet.pages import svg
+from rich.console import Console
 
 Browse = Callable[..., str]
 
@@ -169,6 +172,21 @@ def test_a_study_has_its_stages_drawn_against_the_whole(study: StudyReport) -> N
     assert page.count("<svg") == 1
 
 
+def test_every_page_says_that_the_machine_was_busy(
+    engines: EngineReport, swept: ServingReport, waterfall: WaterfallReport, study: StudyReport
+) -> None:
+    for report in (engines, swept, waterfall, study):
+        moment = report.protocol.moment.model_copy(update={"busy_share": 0.6})
+        busy = report.model_copy(update={"protocol": report.protocol.model_copy(update={"moment": moment})})
+        assert "busy machine: 60% of its cores" in words(build_page([busy]))
+        assert "busy machine" not in words(build_page([report]))
+
+
+def test_a_limit_of_an_open_loop_has_what_was_offered_beside_what_was_asked_for(swept: ServingReport) -> None:
+    (line,) = [line for line in limit_lines(swept) if "open loop: knee" in line]
+    assert "knee at 5 requests a second (3.0 slices/s offered): 3.0 slices/s" in line
+
+
 def test_a_report_without_charts_of_its_own_is_shown_as_tables(protocol: Protocol) -> None:
     class Row(StrictModel):
         stage: str
@@ -248,7 +266,13 @@ def test_a_gpu_of_a_petaflop_has_its_roofline_drawn_and_its_calls_taken_apart(en
         bytes_per_s=4e12,
         memory=(MemoryLevel(working_set_bytes=2**30, bytes_per_s=4e12),),
     )
-    text = words(build_page([engines.model_copy(update={"results": (on_gpu,), "ceilings": (ceilings,)})]))
+    report = engines.model_copy(update={"results": (on_gpu,), "ceilings": (ceilings,)})
+    console = Console(width=80, record=True)
+    console.print(gpu_table(report))
+    table = console.export_text()
+    for said in ("On the GPU", "tensorrt fp16, graph", "2.000", "1980", "345", "12"):
+        assert said in table
+    text = words(build_page([report]))
     for said in ("fp16: 1 000 000 GFLOP/s", "tensorrt fp16 graph", "2.000", "12.3", "567"):
         assert said in text
 

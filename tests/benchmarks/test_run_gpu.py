@@ -34,6 +34,35 @@ def test_wrong_use_prints_the_line_of_usage(arguments: list[str]) -> None:
     assert done.stderr.strip() == "benchmarks/run_gpu.sh [--out DIR] [--bundles DIR] [--minutes N] [--task NAMES]"
 
 
+def test_what_was_measured_before_a_network_died_is_kept_and_shown(tmp_path: Path) -> None:
+    # A checkout whose every measurement writes its file and then dies, as when its time is over.
+    root = tmp_path / "checkout"
+    (root / "benchmarks").mkdir(parents=True)
+    shutil.copy(SCRIPT, root / "benchmarks")
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        """#!/bin/bash
+        case "$*" in
+        *'bench engines'*)
+            while [[ $1 != --out ]]; do shift; done
+            echo '{}' > "$2"
+            echo 'error: planted' >&2
+            exit 1 ;;
+        *'bench table'*) echo "the table of ${@: -1}" ;;
+        *) echo '{"trials": []}' ;;
+        esac
+        """
+    )
+    python.chmod(0o755)
+    script, out = root / "benchmarks" / SCRIPT.name, tmp_path / "out"
+    command = ["bash", str(script), "--out", str(out), "--bundles", str(tmp_path), "--task", TASK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"the table of {out / TASK}.json" in done.stdout
+    assert f"{TASK}: error: planted" in (out / "skipped.txt").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(driver_cuda() is not None, reason="a GPU is here, and this says what is skipped without one")
 def test_without_a_gpu_it_measures_the_cpu_and_says_what_was_skipped(

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from coronanet.engines.bundle import CARD, WEIGHTS
+from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.engines.slices import GateSlices, phantom_slices
 from coronanet.export.options import Wanted
@@ -14,6 +16,7 @@ from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError
 from coronanet.model.weights import load_network, save_weights
+from numpy.typing import NDArray
 
 from .conftest import slices_of
 
@@ -73,6 +76,17 @@ def test_a_margin_that_nothing_meets_ends_the_export_and_leaves_nothing(
     with pytest.raises(RefusedError, match=r"int8 does not pass its gates even with .* (labels|dice)"):
         export_bundle(source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.0))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_backend_that_dies_does_not_end_the_export_and_refuses_nothing(
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> dict[str, NDArray[Any]]:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(OpenVinoEngine, "infer", dies)
+    bundle = export_bundle(tiny_source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.5))
+    assert bundle.require("network", "int8").is_proved
 
 
 def test_an_optional_int8_is_left_out(source: Path, slices: GateSlices, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Exporting with plans, again and again, as `coronanet export --tensorrt` does: the set grows, or says what it lost."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from coronanet.cli import main
 from coronanet.engines.bundle import Bundle, PlanTarget
 from coronanet.engines.keys import SigningKey, write_key_pair
 from coronanet.engines.plans import plans_of
@@ -52,6 +54,20 @@ def test_a_set_is_built_for_two_gpus_and_grows_by_exporting_again(export: Export
         assert plan.target.onnx_sha256 == both.require("network").sha256
     again = export()
     assert plans_of(again.manifest) == plans_of(both.manifest)
+
+
+@pytest.mark.usefixtures("targets")
+def test_the_flag_of_the_command_builds_for_each_gpu_that_is_named(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("coronanet.engines.slices.data_home", lambda option: option)
+    gpus = ("--compute-capability", "8.6", "--compute-capability", "8.9")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tiny_source), "--tensorrt", *gpus, "--out", str(tmp_path), "--json"])
+    assert ended.value.code == 0
+    (made,) = json.loads(capsys.readouterr().out)["bundles"]
+    assert [Path(file["path"]).name for file in made["files"] if file["path"].endswith(".plan")] == [AMPERE, ADA]
+    assert plan_names(Bundle.open(tmp_path / TASK)) == [AMPERE, ADA]
 
 
 def test_a_plan_that_no_longer_fits_goes_with_a_warning(

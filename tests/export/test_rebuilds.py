@@ -1,17 +1,20 @@
 """What changes from build to build is measured, and found where something does."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from coronanet.engines.bundle import Bundle
+from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.engines.slices import GateSlices
 from coronanet.export import making
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
+from numpy.typing import NDArray
 from torch import nn
 
 from .conftest import slices_of
@@ -55,6 +58,17 @@ def test_a_build_that_differs_is_seen(
     assert 0 < figures["rebuild_flips"] < 0.5
     assert 0 < figures["rebuild_spread"] < 0.5
     assert np.isfinite(list(figures.values())).all()
+
+
+def test_a_backend_that_dies_costs_its_own_ways_alone(
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> dict[str, NDArray[Any]]:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(OpenVinoEngine, "infer", dies)
+    bundle = export_bundle(tiny_source, tmp_path / "out", slices, Wanted(rebuilds=2))
+    assert figures_of(bundle)["rebuilds"] == 2
 
 
 class Shift(nn.Module):
