@@ -139,13 +139,13 @@ def _serve(
     standard: bool,
 ) -> "tuple[Outcome, ServingReport]":
     """Fill the repository, start its server, and while it runs predict and measure."""
-    from .serving.addresses import Ports
+    from .serving.addresses import ANY_PORTS
     from .serving.repository import embedded_choices, fill_repository, repository_home
     from .serving.server import TritonServer
 
     repository = repository_home(None, standard=standard)
     fill_repository(bundles, repository, embedded_choices(bundles, choices))
-    with TritonServer(repository, ports=Ports.free()) as server:
+    with TritonServer(repository, ports=ANY_PORTS) as server:
         with step("predict", f"the study to the ensemble on Triton, gRPC {server.address}"):
             outcome = _predict(server.address, studies, folder)
         with step("bench_serving", "the served ensemble beside the same chain in this process"):

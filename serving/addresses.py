@@ -29,7 +29,7 @@ class Ports:
 
     @classmethod
     def free(cls, host: str = HOST) -> Self:
-        """Three ports that nothing uses right now."""
+        """Three ports that nothing uses right now; a server takes `ANY_PORTS`, which are chosen as it starts."""
         return cls(ANY_PORT, ANY_PORT, ANY_PORT).chosen(host)
 
     @property
@@ -51,6 +51,10 @@ class Ports:
                     found.append(port)
         free = iter(found)
         return type(self)(*(next(free) if port == ANY_PORT else port for port in given))
+
+
+#: Each any that is free when the server starts.
+ANY_PORTS = Ports(ANY_PORT, ANY_PORT, ANY_PORT)
 
 
 def check_host(host: str, *, allow_remote: bool = False) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..model.errors import RefusedError
+from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TaskName
 from .addresses import HOST, Ports, check_host, check_ports, family, here, is_loopback, join
 from .canary import Canary
@@ -138,7 +138,14 @@ class TritonServer:
         """
         installation = find_installation()
         check_host(self.host, allow_remote=self.allow_remote)
-        check_ports(self.host, self.ports)
+        try:
+            check_ports(self.host, self.ports)
+        except UsageError:
+            if self.ports == self._wanted:
+                raise
+            # One that was chosen was free then, and has been taken since.
+            self.ports = self._wanted
+            check_ports(self.host, self.ports)
         self.ports = self.ports.chosen(self.host)
         return installation
 

@@ -42,7 +42,7 @@ from coronanet.model.phantom import make_labelled_phantom, make_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TASK_NAMES, TASKS, Task, TaskName
 from coronanet.model.weights import save_weights
-from coronanet.serving.addresses import Ports
+from coronanet.serving.addresses import ANY_PORTS
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import TritonServer
 from pydicom import dcmwrite
@@ -231,7 +231,7 @@ def repository(
 def triton_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The real embedded server with the whole ensemble, on free ports."""
     log = tmp_path_factory.mktemp("triton") / "log"
-    with TritonServer(repository, ports=Ports.free(), log=log) as server:
+    with TritonServer(repository, ports=ANY_PORTS, log=log) as server:
         yield server
 
 

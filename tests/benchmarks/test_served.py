@@ -23,8 +23,9 @@ from coronanet.engines.base import Tensors
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice
 from coronanet.model.errors import UsageError
+from coronanet.serving.addresses import ANY_PORTS
 from coronanet.serving.repository import fill_repository
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ def server(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Ite
     repository = folder / "triton_repo"
     fill_repository({"lung_segmentation": tiny_bundle}, repository, {"lung_segmentation": Choice(threads=1)})
     with TritonServer(
-        repository, ports=Ports.free(), log=folder / "log", trace=folder / "traces" / "trace.json"
+        repository, ports=ANY_PORTS, log=folder / "log", trace=folder / "traces" / "trace.json"
     ) as running:
         yield running
 

@@ -23,7 +23,7 @@ from coronanet.model.errors import RefusedError, UsageError
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TASKS, TaskName
 from coronanet.serving import server as server_module
-from coronanet.serving.addresses import Ports
+from coronanet.serving.addresses import ANY_PORT, ANY_PORTS, Ports
 from coronanet.serving.canary import Canary
 from coronanet.serving.linter.filled import RepositoryIndex
 from coronanet.serving.server import TritonServer, last_error
@@ -195,7 +195,7 @@ def test_a_refusal_of_a_step_reaches_the_client_as_one_line(triton_server: Trito
 
 
 def test_stop_leaves_no_process_and_no_memory(small_repository: Path, tmp_path: Path) -> None:
-    server = TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log")
+    server = TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log")
     with server:
         leader = server.pid
         assert leader is not None
@@ -208,8 +208,26 @@ def test_stop_leaves_no_process_and_no_memory(small_repository: Path, tmp_path: 
         server.check()
 
 
+def test_a_chosen_port_that_was_taken_meanwhile_is_chosen_anew_and_one_that_was_named_is_not(tmp_path: Path) -> None:
+    grpc = Ports.free().grpc
+    server = TritonServer(tmp_path, ports=Ports(http=ANY_PORT, grpc=grpc, metrics=ANY_PORT), log=tmp_path / "log")
+    server.check_machine()
+    chosen = server.ports
+    server.check_machine()
+    assert server.ports == chosen
+    with socket.create_server((server.host, chosen.http)):
+        server.check_machine()
+        assert server.ports.http != chosen.http
+        assert server.ports.grpc == grpc
+    with (
+        socket.create_server((server.host, grpc)),
+        pytest.raises(UsageError, match=rf"port {grpc} on 127\.0\.0\.1 cannot be used .*--grpc-port"),
+    ):
+        server.check_machine()
+
+
 def test_a_killed_server_is_noticed_and_cleaned_up(small_repository: Path, tmp_path: Path) -> None:
-    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log") as server:
         leader = server.pid
         assert leader is not None
         os.kill(leader, signal.SIGKILL)
@@ -221,7 +239,7 @@ def test_a_killed_server_is_noticed_and_cleaned_up(small_repository: Path, tmp_p
 
 
 def test_a_killed_model_process_is_noticed(small_repository: Path, tmp_path: Path) -> None:
-    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log") as server:
         leader = server.pid
         assert leader is not None
         for model in _group(leader):
@@ -257,7 +275,7 @@ def test_an_answer_that_is_not_right_is_never_ready(
     probability = 1 - right.tensors["infected_probability"].round()
     other = Canary(right.steps, {**right.tensors, "infected_probability": probability})
     monkeypatch.setattr(Canary, "of", lambda _: other)
-    server = TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log")
+    server = TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log")
     with pytest.raises(RefusedError, match=r"answers wrongly: infected_probability is wrong: its values are .* off"):
         server.start()
     assert server.pid is None
@@ -276,7 +294,7 @@ def test_a_port_in_use_is_named_with_its_option(small_repository: Path, tmp_path
 
 def test_a_repository_that_is_not_filled_is_not_started(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="coronanet repository"):
-        TritonServer(tmp_path, ports=Ports.free(), log=tmp_path / "log").start()
+        TritonServer(tmp_path, ports=ANY_PORTS, log=tmp_path / "log").start()
 
 
 def test_a_start_that_fails_says_why_in_one_line(
@@ -289,7 +307,7 @@ def test_a_start_that_fails_says_why_in_one_line(
         return snapshot
 
     monkeypatch.setattr(server_module, "take_snapshot", damaged)
-    server = TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log")
+    server = TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log")
     with pytest.raises(RefusedError) as refused:
         server.start()
     message = str(refused.value)
@@ -318,5 +336,5 @@ def test_the_working_folder_is_never_imported_from(
     for name in ("numpy", "onnxruntime", "http", "coronanet"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('from the working folder')")
     monkeypatch.chdir(tmp_path)
-    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log") as server:
         server.check()

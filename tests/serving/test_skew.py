@@ -20,7 +20,8 @@ from coronanet.engines.slices import GateSlices, phantom_slices
 from coronanet.engines.triton_connection import Connection
 from coronanet.engines.triton_wire import ServedStep
 from coronanet.model.tasks import TASK_NAMES, TaskName
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.addresses import ANY_PORTS, Ports
+from coronanet.serving.server import TritonServer
 from onnx import numpy_helper
 
 INDEX = Path("coronanet/1/repository.json")
@@ -124,7 +125,7 @@ def test_a_changed_step_is_refused_by_its_name(
     said: str,
 ) -> None:
     changed = _changed(small_repository, tmp_path / "triton_repo", step, change)
-    with TritonServer(changed, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(changed, ports=ANY_PORTS, log=tmp_path / "log") as server:
         held = hold_server(bundles["classification"], slices, Connection(server.address))
     refusals = [each for each in held if each.refusal]
     assert re.match(f"classification: {said}", refusals[0].refusal)
@@ -142,7 +143,7 @@ def test_a_network_with_two_outputs_is_refused_by_their_names(
     step.write_text(json.dumps(described))
     config.write_text(config.read_text() + 'output { name: "second" data_type: TYPE_FP32 dims: 1 }\n')
     _index_again(changed)
-    with TritonServer(changed, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(changed, ports=ANY_PORTS, log=tmp_path / "log") as server:
         held = hold_server(bundles["classification"], slices, Connection(server.address))
     refusals = {each.what: each.evidence.reason for each in held if each.refusal}
     assert refusals == {"network": "expected one output, got logits, second"}
@@ -168,7 +169,7 @@ def test_what_serves_the_bundles_passes_step_by_step(
 def test_an_ensemble_without_the_task_is_not_compared(
     small_repository: Path, bundles: dict[TaskName, Bundle], slices: GateSlices, tmp_path: Path
 ) -> None:
-    with TritonServer(small_repository, ports=Ports.free(), log=tmp_path / "log") as server:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log") as server:
         held = hold_server(bundles["lung_segmentation"], slices, Connection(server.address))
     assert (held[-1].what, held[-1].evidence.verdict) == ("ensemble", "not_run")
     assert "has no lung_mask" in held[-1].evidence.reason

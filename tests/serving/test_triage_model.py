@@ -12,8 +12,9 @@ from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import UsageError
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TRIAGE, TaskName
+from coronanet.serving.addresses import ANY_PORTS
 from coronanet.serving.repository import fill_repository
-from coronanet.serving.server import Ports, TritonServer
+from coronanet.serving.server import TritonServer
 from numpy.typing import NDArray
 
 from .conftest import settled
@@ -36,7 +37,7 @@ def server(
         response_cache_mib=64,
         triage_threshold=GATE,
     )
-    with TritonServer(folder / "triton_repo", ports=Ports.free(), log=folder / "log") as running:
+    with TritonServer(folder / "triton_repo", ports=ANY_PORTS, log=folder / "log") as running:
         yield running
 
 
