@@ -4,7 +4,7 @@ Training and validation slices only; no ``test/`` split is ever opened here.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +56,30 @@ class GateSlices:
         """Hash of the images alone."""
         digest = hashlib.sha256()
         for image in self.images:
-            digest.update(repr(image.shape).encode())
-            digest.update(np.ascontiguousarray(image).tobytes())
+            digest.update(_content(image))
         return digest.hexdigest()
+
+    def without(self, others: "GateSlices") -> "GateSlices":
+        """Those of these slices that are none of the others, pixel for pixel.
+
+        Raises:
+            UsageError: none is left.
+        """
+        held = {_content(image) for image in others.images}
+        left = tuple(sample for sample in self.samples if _content(sample.image) not in held)
+        if not left:
+            raise UsageError(
+                f"each of the {self.name} is one that the gates look at, and int8 needs others for its ranges",
+                page="calibration-data",
+            )
+        if len(left) == len(self.samples):
+            return self
+        return replace(self, name=f"{len(left)} of the {self.name}", samples=left)
+
+
+def _content(image: NDArray[np.int16]) -> bytes:
+    """What makes a slice the one that it is."""
+    return repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
 
 
 def gate_slices(option: Path | None, task: TaskName) -> GateSlices:

@@ -1,6 +1,7 @@
 """The weights that ship, as bundles: exported on first use, opened afterwards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,6 @@ def export_all(
         raise MissingPackageError(error.name or "torch", purpose="the export", extra="train,cpu") from None
     wanted = Wanted(
         half=half,
-        calibration=find_calibration(data, window) if int8 else None,
         method=method,
         quantizer=quantizer,
         margin=margin,
@@ -142,6 +142,7 @@ def export_all(
         builder=builder,
         signer=signer,
     )
+    calibration = find_calibration(data, window) if int8 else None
     tasks: list[TaskName] = [Card.load(source / CARD).task for source in sources]
     if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
         raise UsageError(f"two networks for {twice[0]}, and a folder of bundles holds one a task: export them apart")
@@ -161,7 +162,8 @@ def export_all(
                 source,
                 out,
                 slices,
-                wanted,
+                # Nothing judges int8 that its ranges came from.
+                replace(wanted, calibration=calibration.without(slices) if calibration else None),
                 progress=lambda what, line=line: progress.update(line, description=what),
             )
             written = {record.precision for record in bundle.manifest.files}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from coronanet.engines import slices
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, Graph
 from coronanet.engines.machine import observe_machine, saturates_int8
-from coronanet.engines.slices import calibration_slices, gate_slices, phantom_slices
+from coronanet.engines.slices import COUNTS, GateSlices, calibration_slices, gate_slices, phantom_slices
 from coronanet.export import making, pipeline
 from coronanet.export.census import take_census
 from coronanet.export.options import Wanted
@@ -76,8 +78,9 @@ def test_files_are_of_the_recorded_opset_and_name_no_source_file(
 def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(data: Path, tmp_path: Path) -> None:
     if saturates_int8(observe_machine().cpu_features):
         pytest.skip("sums of int8 products overflow on this CPU, which has no VNNI: more must be kept back")
-    wanted = Wanted(calibration=calibration_slices(data))
-    bundle = pipeline.export_bundle(PRETRAINED / SMALLEST, tmp_path, gate_slices(data, SMALLEST), wanted)
+    judged = gate_slices(data, SMALLEST)
+    wanted = Wanted(calibration=calibration_slices(data).without(judged))
+    bundle = pipeline.export_bundle(PRETRAINED / SMALLEST, tmp_path, judged, wanted)
     record = bundle.require("network", "int8")
     assert record.is_proved
     gates = {gate.gate: gate for gate in record.gates}
@@ -86,6 +89,33 @@ def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(data: 
     changes = [value for name, value in gates["non_inferiority"].figures.items() if name.endswith("_change_low")]
     assert changes[0] >= -gates["non_inferiority"].figures["margin"]
     assert record.bytes < 0.35 * bundle.require("network").bytes
+
+
+class WouldExportError(Exception):
+    """With the slices of the gates and those for the ranges of int8."""
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_int8_is_judged_by_no_slice_that_its_ranges_came_from(
+    task: TaskName, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_source: Path, _out: Path, judged: GateSlices, wanted: Wanted, **_: object) -> Bundle:
+        raise WouldExportError(judged, wanted.calibration)
+
+    monkeypatch.setattr(slices, "COUNTS", COUNTS)  # as many as of a user's export
+    monkeypatch.setattr(pipeline, "export_bundle", ask)
+    with pytest.raises(WouldExportError) as caught:
+        export_all([PRETRAINED / task], tmp_path, int8=True, data=data)
+    judged, calibrated = ({image.tobytes() for image in each.images} for each in caught.value.args)
+    assert not judged & calibrated
+    assert len(calibrated) >= 16
+
+
+def test_slices_that_are_all_judged_leave_none_for_int8() -> None:
+    phantom = phantom_slices()
+    with pytest.raises(UsageError, match=r"each of the synthetic phantom is one that the gates look at.*#calibration"):
+        phantom.without(phantom)
+    assert phantom.without(replace(phantom, samples=())) is phantom
 
 
 def test_a_network_whose_output_is_not_finite_is_refused_and_nothing_is_published(source: Path, tmp_path: Path) -> None:
