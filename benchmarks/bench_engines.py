@@ -194,30 +194,33 @@ def _measure_group(
         return
     differences: dict[Peer, float] = {}
     if beside:
-        (truth,) = _reference(fitting).infer(feeds).values()
-        for peer, engine in beside.items():
-            with run.skipping(what(peer), bundle):
-                differences[peer] = _difference(engine, feeds, truth)
-                warm[peer] = warm_up(calls[peer], run.rule)
+        with run.skipping(f"{name} peers batch {batch}", bundle):
+            (truth,) = _reference(fitting).infer(feeds).values()
+            for peer, engine in beside.items():
+                with run.skipping(what(peer), bundle):
+                    differences[peer] = _difference(engine, feeds, truth)
+                    warm[peer] = warm_up(calls[peer], run.rule)
     timed = {key: calls[key] for key in warm} | {NAME: make_yardstick()}
     taken = interleave(timed, run.plan, items=batch, lost=lambda key, error: run.lose(what(key), error, bundle))
     run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
-    # All that was timed is kept before anything more is asked of an engine, which may die of it.
+    # All that was timed is noted before anything more is asked of an engine, which may raise.
+    first, first_peer = len(run.results), len(run.peers)
     for way in (way for way in fitting if way in taken):
         case = case_of(name, way, batch, fitting[way])
         result = engine_result(bundle, case, run.protocol, warm=warm[way], rounds=taken[way], ranking=ranking)
         run.results.append(result.model_copy(update={"fresh": fresh.get(way)}))
-        _add_what_a_gpu_tells(run, bundle, fitting[way], feeds)
-        _add_roofline(run, bundle, way)
     for peer in (peer for peer in beside if peer in taken):
         case, difference = PeerCase(task=name, peer=peer.name, batch=batch, threads=None), differences[peer]
         run.peers.append(
             peer_result(case, run.protocol, peer, warm=warm[peer], rounds=taken[peer], difference=difference)
         )
-        engine = beside[peer]
+    for place, way in enumerate((way for way in fitting if way in taken), first):
+        _add_what_a_gpu_tells(run, place, bundle, fitting[way], feeds)
+        _add_roofline(run, place, bundle, way)
+    for place, engine in enumerate((engine for peer, engine in beside.items() if peer in taken), first_peer):
         if isinstance(engine, Staged):
-            with run.skipping(f"{case} stages", bundle):
-                run.peers[-1] = run.peers[-1].model_copy(update={"stages": measure_stages(engine, feeds)})
+            with run.skipping(f"{run.peers[place].case} stages", bundle):
+                run.peers[place] = run.peers[place].model_copy(update={"stages": measure_stages(engine, feeds)})
     if run.extras.peers and any(way.on_gpu for way in fitting):
         _measure_trtexec(run, bundle, batch)
 
@@ -303,30 +306,30 @@ def _measure_fresh(
     return found
 
 
-def _add_what_a_gpu_tells(run: _Run, bundle: Bundle, engine: Engine, feeds: Tensors) -> None:
-    """Take a call of the last result apart, and watch the board under steady load; nothing for a CPU's engine."""
+def _add_what_a_gpu_tells(run: _Run, place: int, bundle: Bundle, engine: Engine, feeds: Tensors) -> None:
+    """Take a call of the result in that place apart, and watch the board under steady load; nothing on a CPU."""
     if not isinstance(engine, CudaEngine):
         return
-    result = run.results[-1]
+    result = run.results[place]
     with run.skipping(f"{result.case} stages", bundle):
-        run.results[-1] = run.results[-1].model_copy(update={"stages": measure_stages(engine, feeds)})
+        run.results[place] = run.results[place].model_copy(update={"stages": measure_stages(engine, feeds)})
     with run.skipping(f"{result.case} power and clocks", bundle), open_gpu(cuda_pci_id()) as gpu:
         if gpu is None:
             raise UsageError(why_no_nvml() or "NVML does not show the GPU that CUDA runs on")
         load = measure_load(engine, feeds, result.case.batch, gpu)
-        run.results[-1] = run.results[-1].model_copy(update={"gpu": load})
+        run.results[place] = run.results[place].model_copy(update={"gpu": load})
 
 
-def _add_roofline(run: _Run, bundle: Bundle, way: Way) -> None:
-    """Put the last result under the roof, where its ceilings were measured."""
-    ceilings, result = run.ceilings.get("gpu" if way.on_gpu else "cpu"), run.results[-1]
+def _add_roofline(run: _Run, place: int, bundle: Bundle, way: Way) -> None:
+    """Put the result in that place under the roof, where its ceilings were measured."""
+    ceilings, result = run.ceilings.get("gpu" if way.on_gpu else "cpu"), run.results[place]
     if ceilings is None:
         return
     from .roofline import roofline
 
     with run.skipping(f"{result.case} roofline", bundle):
         found = roofline(bundle, way, result.case.batch, _kernels_ms(result), ceilings)
-        run.results[-1] = result.model_copy(update={"roofline": found})
+        run.results[place] = result.model_copy(update={"roofline": found})
 
 
 def _kernels_ms(result: EngineResult) -> float:

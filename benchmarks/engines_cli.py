@@ -155,10 +155,13 @@ def _measure(
     from .inputs import phantom_slices
     from .report import read_engines, write_text
 
+    # What a finished run left is replaced by a finished run alone.
+    part = out_file.with_name(f"{out_file.name}.part") if out_file is not None and out_file.exists() else out_file
+
     def keep(report: "EngineReport") -> None:
         """What there is so far, should the run be broken off."""
-        if out_file is not None:
-            write_text(out_file, report.to_json())
+        if part is not None:
+            write_text(part, report.to_json())
 
     image = phantom_slices()
     protocol = engine_protocol(image, asked.plan, asked.rule, asked.bundles, fresh=extras.fresh)
@@ -181,6 +184,8 @@ def _measure(
             advance=advance,
             keep=keep,
         )
+    if part is not None and part != out_file:
+        part.unlink(missing_ok=True)
     if known is None:
         return report
     return report.model_copy(update={"comparisons": compare(known, report, vary).comparisons})

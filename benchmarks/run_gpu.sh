@@ -154,6 +154,14 @@ fi
 
 end=$((end + reserve))
 if ((${#measured[@]})); then
+	step page 10 "${run[@]}" bench report "${measured[@]}" --out "$out/report.html" > /dev/null || true
+fi
+
+echo
+for file in "${measured[@]}"; do
+	step "table-$(basename "$file" .json)" 10 "${run[@]}" bench table "$file" || true
+done
+if ((${#measured[@]})); then
 	# The last of them twice again, in one way: what this machine calls a difference where there is none.
 	rm -f "$out/again-a.json" "$out/again-b.json" "$out/compare.json" "$out/compare.txt"
 	for side in a b; do
@@ -163,13 +171,7 @@ if ((${#measured[@]})); then
 	if [[ -f $out/again-b.json ]]; then
 		step compare 5 "${run[@]}" bench compare "$out/again-a.json" "$out/again-b.json" --out "$out/compare.json" > "$out/compare.txt" || true
 	fi
-	step page 10 "${run[@]}" bench report "${measured[@]}" --out "$out/report.html" > /dev/null || true
 fi
-
-echo
-for file in "${measured[@]}"; do
-	step "table-$(basename "$file" .json)" 10 "${run[@]}" bench table "$file" || true
-done
 [[ ! -f $out/compare.txt ]] || cat "$out/compare.txt"
 if [[ -s $skipped ]]; then
 	echo

@@ -19,6 +19,7 @@ from ..engines.places import cache_home
 from ..engines.predictor import Choice, Predictor
 from ..engines.ranking import Ranked, examine
 from ..engines.slices import GateSlices
+from ..model.errors import RefusedError
 from .calibrate import OPERATORS, calibrate
 from .mixed_precision import Trials, find_kept
 from .modelopt import check_modelopt, quantize_with_modelopt
@@ -132,12 +133,18 @@ def _refusal(bundle: Bundle, reference: Reference, margin: float) -> str:
 
     What a backend cannot run it does not refuse: the ranking of the bundle says so of it, with the reason.
     """
+    ran = False
     for choice in (Choice(backend, "int8") for backend in CPU_BACKENDS if is_installed(backend)):
         # A runtime that fails raises what it likes.
         with suppress(Exception), Predictor.open(bundle, choice) as predictor:
-            if why := _why(examine(choice, reference, predictor, margin=margin)):
+            try:
+                why = _why(examine(choice, reference, predictor, margin=margin))
+            except RefusedError as error:
+                why = str(error)
+            if why:
                 return f"{choice}: {why}"
-    return ""
+            ran = True
+    return "" if ran else "no backend of this machine runs it"
 
 
 def _why(way: Ranked) -> str:

@@ -5,8 +5,7 @@ the spread of its Dice and the labels that flip between builds stand in the mani
 """
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..engines.open import ONNX_BACKENDS, file_precision
 from ..engines.parity import Reference, compare, labels_of
 from ..engines.predictor import Choice, Predictor
 from ..engines.ranking import candidates
+from ..model.errors import RefusedError
 from .making import Making
 
 #: What stands for the score of a task in the gate of non-inferiority.
@@ -44,7 +44,7 @@ def with_rebuilds(bundle: Bundle, reference: Reference, making: Making, count: i
     for _ in range(count - 1):
         with tempfile.TemporaryDirectory() as folder:
             making.write_graphs(Path(folder))
-            builds.append(_run_all(making.write_reduced(Path(folder), reference), reference))
+            builds.append(_run_all(making.write_reduced(Path(folder), reference), reference, must=builds[0]))
     worst: dict[Precision, dict[str, float]] = {}
     for choice in builds[0]:
         found = spread([build[choice] for build in builds if choice in build], reference)
@@ -63,13 +63,24 @@ def _with(evidence: Evidence, figures: dict[str, float]) -> Evidence:
     return evidence.model_copy(update={"metric": evidence.metric | figures})
 
 
-def _run_all(bundle: Bundle, reference: Reference) -> dict[Choice, Build]:
-    """Every way that this machine can run; the ranking of the bundle says why it cannot run another."""
+def _run_all(bundle: Bundle, reference: Reference, *, must: Collection[Choice] = ()) -> dict[Choice, Build]:
+    """Every way that this machine can run; of the build that is published, the ranking says why it cannot run another.
+
+    Args:
+        must: the ways that ran the first build.
+
+    Raises:
+        RefusedError: one of those does not run this build.
+    """
     found: dict[Choice, Build] = {}
     for choice in (each for each in candidates(bundle) if each.backend in ONNX_BACKENDS):
-        # A runtime that fails raises what it likes.
-        with suppress(Exception), Predictor.open(bundle, choice) as predictor:
-            found[choice] = _run(bundle, reference, choice, predictor)
+        try:
+            with Predictor.open(bundle, choice) as predictor:
+                found[choice] = _run(bundle, reference, choice, predictor)
+        except Exception as error:  # a runtime that fails raises what it likes
+            if choice in must:
+                why = f"{choice} ran the first build of these weights and does not run another: {error}"
+                raise RefusedError(why) from error
     return found
 
 

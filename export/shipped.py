@@ -24,7 +24,7 @@ from ..engines.non_inferiority import MARGIN
 from ..engines.own_slices import find_calibration, find_slices, slices_at_hand
 from ..engines.places import ROOT, bundle_home
 from ..engines.plans import FOLDER, plans_of
-from ..engines.slices import phantom_slices
+from ..engines.slices import GateSlices, phantom_slices
 from ..model.card import Card, Window
 from ..model.errors import MissingPackageError, RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
@@ -158,17 +158,17 @@ def export_all(
                 )
             line = progress.add_task(f"exporting {source.name}", total=1)
             before = _plans_in(out / task)
+            ranges = None if calibration is None else _apart(calibration, slices, optional=optional)
             bundle = export_bundle(
                 source,
                 out,
                 slices,
-                # Nothing judges int8 that its ranges came from.
-                replace(wanted, calibration=calibration.without(slices) if calibration else None),
+                replace(wanted, calibration=ranges),
                 progress=lambda what, line=line: progress.update(line, description=what),
             )
             written = {record.precision for record in bundle.manifest.files}
             for precision in ("fp16", "int8"):
-                if {"fp16": half, "int8": int8}[precision] and precision not in written:
+                if {"fp16": half, "int8": ranges is not None}[precision] and precision not in written:
                     warn(f"{bundle.card.task}: {precision} did not pass its gates on this machine and was left out")
             if lost := sorted(before - _plans_in(bundle.path)):
                 warn(
@@ -178,6 +178,16 @@ def export_all(
             progress.update(line, description=f"{bundle.card.task}: exported", completed=1)
             bundles[bundle.card.task] = bundle
     return bundles
+
+
+def _apart(calibration: GateSlices, judged: GateSlices, *, optional: bool) -> GateSlices | None:
+    """The slices for the ranges of int8 that do not judge it; where it is optional and there are none, None."""
+    try:
+        return calibration.without(judged)
+    except UsageError:
+        if not optional:
+            raise
+        return None
 
 
 def _plans_in(bundle: Path) -> set[str]:

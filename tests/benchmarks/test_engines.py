@@ -255,6 +255,12 @@ def test_a_run_that_is_broken_off_leaves_the_groups_before_in_its_file(
     report = read_engines(file)
     assert [result.case.batch for result in report.results] == [1]
     assert "broken off" in report.skipped[-1].reason
+    # What a finished run left stays.
+    file.write_text("finished")
+    groups = count()
+    code, _, _ = run([*options, "--out", str(file)], capsys)
+    assert (code, file.read_text()) == (130, "finished")
+    assert len(read_engines(tmp_path / "engines.json.part").results) == 1
 
 
 @pytest.mark.parametrize("answers", [0, 20])

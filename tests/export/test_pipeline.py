@@ -16,7 +16,7 @@ from coronanet.engines import slices
 from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, Graph
 from coronanet.engines.machine import observe_machine, saturates_int8
 from coronanet.engines.slices import COUNTS, GateSlices, calibration_slices, gate_slices, phantom_slices
-from coronanet.export import making, pipeline
+from coronanet.export import making, pipeline, shipped
 from coronanet.export.census import take_census
 from coronanet.export.options import Wanted
 from coronanet.export.shipped import PRETRAINED, export_all, holds, provide_bundles
@@ -109,6 +109,19 @@ def test_int8_is_judged_by_no_slice_that_its_ranges_came_from(
     judged, calibrated = ({image.tobytes() for image in each.images} for each in caught.value.args)
     assert not judged & calibrated
     assert len(calibrated) >= 16
+
+
+def test_where_every_slice_is_judged_an_optional_int8_is_left_out_and_a_wanted_one_says_why(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "find_calibration", lambda *_: phantom_slices())
+    monkeypatch.setattr(shipped, "find_slices", lambda *_: phantom_slices())
+    monkeypatch.setattr(shipped, "slices_at_hand", lambda *_: phantom_slices())
+    made = export_all([tiny_source], tmp_path / "optional", int8=True, optional=True, data=None)
+    assert made[SMALLEST].manifest.graph("network", "int8") is None
+    with pytest.raises(UsageError, match="int8 needs others for its ranges"):
+        export_all([tiny_source], tmp_path / "wanted", int8=True, data=None)
+    assert not (tmp_path / "wanted").exists()
 
 
 def test_slices_that_are_all_judged_leave_none_for_int8() -> None:
