@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ..engines.base import Engine, Tensors
 from ..engines.bundle import Bundle
+from ..engines.load_errors import first_line
 from ..model.errors import UsageError
 from ..model.tasks import TaskName
-from .bench_engines import Opener, engine_call, feeds_of, first_line, hide_folder
+from .bench_engines import LONGEST, Opener, engine_call, feeds_of, hide_folder
 from .compare import comparison
 from .engine_results import case_of, engine_result
 from .inputs import batch_of, describe
@@ -72,7 +73,7 @@ def measure_against(
                         case = case_of(name, way, batch, engines["A", 0])
                 except Exception as error:  # a runtime that fails raises what it likes, and the rest goes on
                     reason = hide_folder(others[name], UsageError(hide_folder(bundles[name], error)))
-                    skipped.append(Skipped(what=what, reason=first_line(reason)))
+                    skipped.append(Skipped(what=what, reason=first_line(UsageError(reason))[:LONGEST]))
                     continue
                 first = ("A", 0)
                 results.append(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ..engines.base import Engine, Tensors
 from ..engines.bundle import Bundle
 from ..engines.cuda_engine import CudaEngine
+from ..engines.load_errors import first_line
 from ..engines.nvidia import cuda_pci_id
 from ..engines.open import Backend, is_installed, open_engine
 from ..engines.ranking import Ranking
@@ -34,6 +34,8 @@ from .ways import Way, open_way
 from .yardstick import DESCRIPTION, NAME, make_yardstick
 
 Opener = Callable[[Bundle, Way], Engine]
+#: Characters of a reason that are kept.
+LONGEST = 300
 #: Batch sizes that are tried where none is named, as far as graph and memory go.
 DOUBLINGS = tuple(2**power for power in range(11))
 
@@ -73,7 +75,8 @@ class _Run:
 
     def lose(self, what: object, error: Exception, bundle: Bundle | None = None) -> None:
         """Skip what raised; the reason names no folder of this machine, that of ``bundle`` least of all."""
-        self.skip(what, first_line(str(error) if bundle is None else hide_folder(bundle, error)))
+        said = error if bundle is None else UsageError(hide_folder(bundle, error))
+        self.skip(what, first_line(said)[:LONGEST])
 
     @contextmanager
     def skipping(self, what: object, bundle: Bundle | None = None) -> Generator[None]:
@@ -193,16 +196,15 @@ def _measure_group(
     if not fitting:
         return
     differences: dict[Peer, float] = {}
-    if beside:
-        with run.skipping(f"{name} peers batch {batch}", bundle):
-            (truth,) = _reference(fitting).infer(feeds).values()
-            for peer, engine in beside.items():
-                with run.skipping(what(peer), bundle):
-                    differences[peer] = _difference(engine, feeds, truth)
-                    warm[peer] = warm_up(calls[peer], run.rule)
+    with run.skipping(f"{name} peers batch {batch}", bundle):
+        differences = _first_calls(run, bundle, beside, feeds, _reference(fitting))
+    for peer in differences:
+        with run.skipping(what(peer), bundle):
+            warm[peer] = warm_up(calls[peer], run.rule)
     timed = {key: calls[key] for key in warm} | {NAME: make_yardstick()}
     taken = interleave(timed, run.plan, items=batch, lost=lambda key, error: run.lose(what(key), error, bundle))
-    run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
+    if NAME in taken:
+        run.yardsticks.append(Yardstick(task=name, batch=batch, rounds_ns=taken[NAME].rounds_ns))
     # All that was timed is noted before anything more is asked of an engine, which may raise.
     first, first_peer = len(run.results), len(run.peers)
     for way in (way for way in fitting if way in taken):
@@ -275,10 +277,19 @@ def _reference(opened: Mapping[Way, Engine]) -> Engine:
     )
 
 
-def _difference(peer: Engine, feeds: Tensors, truth: NDArray[Any]) -> float:
-    """How far a peer's logits are from the reference's. It is its first call, which compiles where it must."""
-    (answer,) = peer.infer(feeds).values()
-    return float(np.max(np.abs(answer - truth)))
+def _first_calls(
+    run: _Run, bundle: Bundle, peers: Mapping[Peer, Engine], feeds: Tensors, reference: Engine
+) -> dict[Peer, float]:
+    """The first call of every peer, which compiles where it must, and how far its logits are from the reference's."""
+    found: dict[Peer, float] = {}
+    if not peers:
+        return found
+    (truth,) = reference.infer(feeds).values()
+    for peer, engine in peers.items():
+        with run.skipping(f"{bundle.card.task} {peer} batch {len(truth)}", bundle):
+            (answer,) = engine.infer(feeds).values()
+            found[peer] = float(np.max(np.abs(answer - truth)))
+    return found
 
 
 def _measure_trtexec(run: _Run, bundle: Bundle, batch: int) -> None:
@@ -365,10 +376,6 @@ def _fitting(run: _Run, name: TaskName, opened: Mapping[Way, Engine], batch: int
         if engine.max_batch < batch:
             run.skip(f"{name} {way} batch {batch}", f"the graph takes a batch of at most {engine.max_batch}")
     return {way: engine for way, engine in opened.items() if engine.max_batch >= batch}
-
-
-def first_line(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "no message")[:300]
 
 
 def _method(image: NDArray[np.int16], plan: Plan, rule: WarmUpRule, *, fresh: bool) -> Method:

@@ -184,11 +184,11 @@ def _measure(
             advance=advance,
             keep=keep,
         )
+    if known is not None:
+        report = report.model_copy(update={"comparisons": compare(known, report, vary).comparisons})
     if part is not None and part != out_file:
         part.unlink(missing_ok=True)
-    if known is None:
-        return report
-    return report.model_copy(update={"comparisons": compare(known, report, vary).comparisons})
+    return report
 
 
 def _measure_against(ctx: typer.Context, asked: _Asked, folder: Path) -> "EngineReport":

@@ -1,6 +1,7 @@
 """What changes from build to build is measured, and found where something does."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.places import HOME_VARIABLE
+from coronanet.engines.predictor import Choice, Predictor
 from coronanet.engines.slices import GateSlices
-from coronanet.export import making
+from coronanet.export import making, rebuilds
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.card import Card
+from coronanet.model.errors import RefusedError
 from numpy.typing import NDArray
 from torch import nn
 
@@ -69,6 +72,23 @@ def test_a_backend_that_dies_costs_its_own_ways_alone(
     monkeypatch.setattr(OpenVinoEngine, "infer", dies)
     bundle = export_bundle(tiny_source, tmp_path / "out", slices, Wanted(rebuilds=2))
     assert figures_of(bundle)["rebuilds"] == 2
+
+
+def test_a_rebuild_that_does_not_run_where_the_first_build_did_is_refused(
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def the_first_alone(bundle: Bundle, choice: Choice) -> Predictor:
+        opened.append(bundle.path)
+        if bundle.path != opened[0]:
+            raise RuntimeError("planted")
+        return Predictor.open(bundle, choice)
+
+    monkeypatch.setattr(rebuilds, "Predictor", SimpleNamespace(open=the_first_alone))
+    with pytest.raises(RefusedError, match="ran the first build of these weights and does not run another: planted"):
+        export_bundle(tiny_source, tmp_path / "out", slices, Wanted(rebuilds=2))
+    assert not list((tmp_path / "out").iterdir())
 
 
 class Shift(nn.Module):
