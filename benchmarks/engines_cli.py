@@ -11,7 +11,7 @@ from ..console import JsonOption, fail, out, warn
 from ..engines.bundle import Bundle, Precision
 from ..engines.open import BACKENDS
 from ..engines.predictor import Choice
-from ..model.errors import UsageError
+from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
 from .compare_cli import VaryOption
 from .options import FAILED, BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
@@ -199,19 +199,24 @@ def _measure(asked: _Asked, out_file: Path | None, known: "EngineReport | None",
             )
     steps = len(asked.bundles) * len(asked.batches or (1, 2, 4, 8)) + asked.extras.roofline
     with progress_bar(steps) as advance:
-        report = measure_engines(
-            asked.bundles,
-            asked.ways,
-            asked.batches,
-            image,
-            plan=asked.plan,
-            rule=asked.rule,
-            extras=asked.extras,
-            protocol=protocol,
-            rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
-            advance=advance,
-            keep=keep,
-        )
+        try:
+            report = measure_engines(
+                asked.bundles,
+                asked.ways,
+                asked.batches,
+                image,
+                plan=asked.plan,
+                rule=asked.rule,
+                extras=asked.extras,
+                protocol=protocol,
+                rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
+                advance=advance,
+                keep=keep,
+            )
+        except UsageError as error:
+            if known is None:
+                raise
+            raise RefusedError(f"of the baseline nothing could be measured now: {error}") from None
     if known is not None:
         report = report.model_copy(update={"comparisons": compare_shared(known, report)})
     if part is not None and part != out_file:

@@ -447,6 +447,9 @@ def test_a_baseline_fails_where_a_way_that_was_asked_for_has_no_result_any_more(
     code, _, error = run([*quick, *both, *peer, "--baseline", str(file)], capsys)
     assert code == 1
     assert f"{TASK} openvino fp32 batch 1 (planted), {TASK} torch eager batch 1 (" in error
+    code, _, error = run([*quick, "--backend", "openvino", "--baseline", str(file)], capsys)
+    assert code == 1
+    assert f"of the baseline nothing could be measured now: nothing to measure: {TASK} openvino fp32: planted" in error
     # Only what is asked for must be there, and something must be.
     error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file)], capsys)[2]
     assert "not measured now" not in error

@@ -1,5 +1,6 @@
 """The README's numbers are those of the measurements."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ from coronanet.benchmarks.report import EngineReport, PeerResult
 def test_the_readme_says_what_the_newest_measurement_says() -> None:
     text = README.read_text(encoding="utf-8")
     assert replace_section(text, current()) == text, "write it anew: python -m coronanet.benchmarks.readme"
+
+
+def test_no_figure_stands_outside_the_section_and_those_of_a_script_say_that_it_was_not_kept() -> None:
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    assert re.findall(r"[\d.]+ ms\b", before + rest.partition(END)[2]) == []
+    decision = README.parent / "docs" / "decisions" / "0026-a-gpu-without-a-plan.md"
+    assert "medians of the kernels alone, of a script that was not kept" in decision.read_text(encoding="utf-8")
 
 
 def on_gpu(report: EngineReport) -> EngineReport:
