@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.open import GPU_BACKENDS
+from ..engines.predictor import Choice
 from ..model.errors import UsageError
 from .noise import Estimate, Run, apart, log_medians
 from .peers import all_peers
@@ -13,6 +14,7 @@ from .report import CompareReport, Comparison, EngineReport
 from .serving_report import ServingReport
 from .timing import Samples
 from .trtexec import TRTEXEC
+from .ways import Way
 from .yardstick import NAME as YARDSTICK
 
 ABSENT = "nothing"
@@ -72,17 +74,44 @@ def compare(
     """
     varied = check_same(a.protocol, b.protocol, vary)
     one, other = _measured(a), _measured(b)
-    shared = [key for key in one if key in other]
-    if not shared:
+    comparisons = compare_shared(a, b)
+    if not comparisons:
         raise UsageError(f"no case is in both reports: A has {_list(one)}, B has {_list(other)}")
     return CompareReport(
         a=a.protocol,
         b=b.protocol,
         varied=varied,
-        comparisons=tuple(_compare(one[key], other[key]) for key in shared),
+        comparisons=comparisons,
         only_in_a=tuple(str(each.case) for key, each in one.items() if key not in other),
         only_in_b=tuple(str(each.case) for key, each in other.items() if key not in one),
     )
+
+
+def compare_shared(a: EngineReport | ServingReport, b: EngineReport | ServingReport) -> tuple[Comparison, ...]:
+    """The cases that both reports have, B over A; maybe none."""
+    one, other = _measured(a), _measured(b)
+    return tuple(_compare(one[key], other[key]) for key in one if key in other)
+
+
+def why_missing(a: EngineReport, b: EngineReport) -> list[tuple[EngineCase | PeerCase, str]]:
+    """The cases of A that B has no result of, each with the reason that B gives for skipping it or its group."""
+    measured = {_key(one.case) for one in (*b.results, *b.peers)}
+    reasons = {item.what: item.reason for item in b.skipped}
+    return [
+        (one.case, next((reasons[name] for name in _skipped_as(one.case) if name in reasons), "no reason is known"))
+        for one in (*a.results, *a.peers)
+        if _key(one.case) not in measured
+    ]
+
+
+def _skipped_as(case: EngineCase | PeerCase) -> tuple[str, ...]:
+    """What a report that skipped a case may call it: it alone, in every batch, and all that was measured with it."""
+    task, batch = case.task, f"batch {case.batch}"
+    if isinstance(case, PeerCase):
+        who, group = case.peer, (f"{task} peers {batch}", f"{task} {batch}")
+    else:
+        who, group = Way(Choice(case.backend, case.precision, case.threads), case.graphs), (f"{task} {batch}",)
+    return (f"{task} {who} {batch}", f"{task} {who}", *group)
 
 
 def comparison(case: Case, a: Rounds, b: Rounds, estimate: Estimate, relative_to: str | None) -> Comparison:

@@ -10,14 +10,16 @@ import typer
 from ..console import JsonOption, fail, out, warn
 from ..engines.bundle import Bundle, Precision
 from ..engines.open import BACKENDS
-from ..model.errors import UsageError
+from ..engines.predictor import Choice
+from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TASK_NAMES, TaskName
 from .compare_cli import VaryOption
 from .options import FAILED, BundlesOption, OutOption, footer, names, numbers, progress_bar, provide, publish
 
 if TYPE_CHECKING:
     from .bench_engines import Extras
-    from .report import Comparison, EngineReport
+    from .protocol import EngineCase, PeerCase
+    from .report import EngineReport
     from .timing import Plan, WarmUpRule
     from .ways import Way
 
@@ -34,6 +36,19 @@ class _Asked:
     batches: list[int] | None
     plan: "Plan"
     rule: "WarmUpRule"
+    extras: "Extras"
+
+    def has(self, case: "EngineCase | PeerCase") -> bool:
+        """Whether a case of an earlier report is among it."""
+        from .protocol import PeerCase
+        from .trtexec import TRTEXEC
+
+        if case.task not in self.bundles or (self.batches is not None and case.batch not in self.batches):
+            return False
+        if not isinstance(case, PeerCase):
+            return Choice(case.backend, case.precision, case.threads) in {way.choice for way in self.ways}
+        peers = {peer.name for peer in self.extras.peers}
+        return case.peer in peers or (case.peer == TRTEXEC.name and bool(peers))
 
 
 def engines(
@@ -79,7 +94,9 @@ def engines(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An earlier report; exit code 1 where something is slower than there."),
+        typer.Option(
+            metavar="FILE", help="An earlier report; exit code 1 where something is slower than there, or gone."
+        ),
     ] = None,
     vary: VaryOption = None,
     out_file: OutOption = None,
@@ -93,6 +110,7 @@ def engines(
     from .bench_engines import Extras
     from .noise import LEAST_ROUNDS
     from .peers import peers_beside
+    from .report import read_engines
     from .tables import comparisons_table, details_table, engine_notes, engines_table, gpu_table, peers_table
     from .timing import Plan, WarmUpRule
     from .ways import all_ways
@@ -103,20 +121,20 @@ def engines(
             f"--against compares two folders of bundles: leave --baseline, --peers, --peer and --batch {UP} out"
         )
     batches = None if batch == UP else numbers("--batch", batch)
-    beside = peers_beside(ways, peer or ()) if peers or peer else ()
     asked = _Asked(
         bundles=_provide(ctx, bundles, names("--task", task, TASK_NAMES)),
         ways=ways,
         batches=batches,
         plan=Plan(repeats, max_seconds, least_rounds=LEAST_ROUNDS),
         rule=WarmUpRule(limit_s=min(5.0, max_seconds / max(1, len(ways)))),
+        extras=Extras(fresh=fresh, roofline=roofline, peers=peers_beside(ways, peer or ()) if peers or peer else ()),
     )
+    known = read_engines(baseline) if baseline is not None else None
     if against is not None:
         report = _measure_against(ctx, asked, against)
     else:
-        extras = Extras(fresh=fresh, roofline=roofline, peers=beside)
-        report = _measure(asked, extras, out_file, baseline, vary or ())
-    failure = _guard(report.comparisons, baseline) if baseline else None
+        report = _measure(asked, out_file, known, vary or ())
+    failure = _guard(asked, report, known, baseline) if known is not None and baseline is not None else None
     publish(report, out_file, as_json, failure)
     for note in engine_notes(report):
         warn(note)
@@ -137,23 +155,27 @@ def engines(
         raise typer.Exit(FAILED)
 
 
-def _guard(comparisons: "Sequence[Comparison]", baseline: Path) -> str | None:
-    """Why a guard says no: a way is slower than in ``baseline``, or too few rounds say nothing about it."""
+def _guard(asked: _Asked, report: "EngineReport", known: "EngineReport", baseline: Path) -> str | None:
+    """Why a guard says no: a way is slower than in ``baseline`` or gone, or too few rounds say nothing about it."""
+    from .compare import why_missing
     from .tables import unjudged_lines
 
-    slower = [str(each.case) for each in comparisons if each.verdict == "slower"]
-    whys = (f"slower than {baseline}: {', '.join(slower)}" if slower else "", *unjudged_lines(comparisons))
+    slower = [str(each.case) for each in report.comparisons if each.verdict == "slower"]
+    gone = [f"{case} ({why})" for case, why in why_missing(known, report) if asked.has(case)]
+    whys = (
+        f"slower than {baseline}: {', '.join(slower)}" if slower else "",
+        f"in {baseline} and not measured now: {', '.join(gone)}" if gone else "",
+        *unjudged_lines(report.comparisons),
+    )
     return "; ".join(filter(None, whys)) or None
 
 
-def _measure(
-    asked: _Asked, extras: "Extras", out_file: Path | None, baseline: Path | None, vary: Sequence[str]
-) -> "EngineReport":
+def _measure(asked: _Asked, out_file: Path | None, known: "EngineReport | None", vary: Sequence[str]) -> "EngineReport":
     from ..engines.ranking import read_ranking
     from .bench_engines import engine_protocol, measure_engines
-    from .compare import check_same, compare
+    from .compare import check_same, compare_shared
     from .inputs import phantom_slices
-    from .report import read_engines, write_text
+    from .report import write_text
 
     # What a finished run left is replaced by a finished run alone.
     part = out_file.with_name(f"{out_file.name}.part") if out_file is not None and out_file.exists() else out_file
@@ -164,28 +186,39 @@ def _measure(
             write_text(part, report.to_json())
 
     image = phantom_slices()
-    protocol = engine_protocol(image, asked.plan, asked.rule, asked.bundles, fresh=extras.fresh)
-    known = read_engines(baseline) if baseline is not None else None
+    protocol = engine_protocol(image, asked.plan, asked.rule, asked.bundles, fresh=asked.extras.fresh)
     if known is not None:
         # Before anything is measured: a refusal must not cost a minute.
         check_same(known.protocol, protocol, vary)
-    steps = len(asked.bundles) * len(asked.batches or (1, 2, 4, 8)) + extras.roofline
+        cases = [one.case for one in (*known.results, *known.peers)]
+        if not any(asked.has(case) for case in cases):
+            raise UsageError(
+                f"the baseline has nothing of what is asked for here, but {', '.join(map(str, cases[:3])) or 'nothing'}"
+                f"{' …' if len(cases) > 3 else ''}: pass the --task, --backend, --precision, --batch, --threads and "
+                "peers that it was measured with"
+            )
+    steps = len(asked.bundles) * len(asked.batches or (1, 2, 4, 8)) + asked.extras.roofline
     with progress_bar(steps) as advance:
-        report = measure_engines(
-            asked.bundles,
-            asked.ways,
-            asked.batches,
-            image,
-            plan=asked.plan,
-            rule=asked.rule,
-            extras=extras,
-            protocol=protocol,
-            rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
-            advance=advance,
-            keep=keep,
-        )
+        try:
+            report = measure_engines(
+                asked.bundles,
+                asked.ways,
+                asked.batches,
+                image,
+                plan=asked.plan,
+                rule=asked.rule,
+                extras=asked.extras,
+                protocol=protocol,
+                rankings={name: found for name, bundle in asked.bundles.items() if (found := read_ranking(bundle))},
+                advance=advance,
+                keep=keep,
+            )
+        except UsageError as error:
+            if known is None:
+                raise
+            raise RefusedError(f"of the baseline nothing could be measured now: {error}") from None
     if known is not None:
-        report = report.model_copy(update={"comparisons": compare(known, report, vary).comparisons})
+        report = report.model_copy(update={"comparisons": compare_shared(known, report)})
     if part is not None and part != out_file:
         part.unlink(missing_ok=True)
     return report

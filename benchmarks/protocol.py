@@ -60,6 +60,8 @@ STAT = Path("/proc/stat")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 #: Share of the cores' time above which a report says that the machine was not its own.
 BUSY = 0.25
+#: How long git may take to answer.
+GIT_TIMEOUT_S = 10.0
 #: How long the machine is watched before it is used.
 WATCH_S = 0.1
 Target = Literal["served", "in_process", "perf_analyzer"]
@@ -149,6 +151,7 @@ class Method(StrictModel):
 class Software(StrictModel):
     """What ran: ``source`` is the commit of a checkout, ``+`` where it had changes, else the version.
 
+    ``?`` stands behind either where git did not tell the commit, or whether it had changes.
     ``environment`` are those of `VARIABLES` that were set; ``bundles`` gives the hash of each bundle's manifest, by
     task.
     """
@@ -254,20 +257,22 @@ def _cpu_mhz() -> float | None:
 
 def _source(root: Path) -> str:
     version = installed_version("coronanet") or "unknown"
+    if not (root / ".git").exists():
+        return version
     git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return version
-    commit = _ask([git, "-C", str(root), "rev-parse", "HEAD"])
-    if commit is None:
-        return version
+    commit = git and _ask([git, "-C", str(root), "rev-parse", "HEAD"])
+    if git is None or not commit:
+        return f"{version}?"
     changed = _ask([git, "-C", str(root), "status", "--porcelain"])
-    return commit + ("+" if changed else "")
+    if changed is None:
+        return f"{commit}?"
+    return f"{commit}+" if changed else commit
 
 
 def _ask(command: list[str]) -> str | None:
-    """What a command prints, or None where it fails or takes longer than ten seconds."""
+    """What a command prints, or None where it fails or takes longer than `GIT_TIMEOUT_S`."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -20,6 +20,7 @@ from ..model.tasks import TaskName
 from .against import measure_against
 from .bench_engines import Opener
 from .inputs import phantom_slices
+from .report import EngineReport, ProofReport, write_text
 from .timing import Plan, WarmUpRule
 from .ways import Way, open_way
 
@@ -46,18 +47,23 @@ class Slowed(EngineBase):
         self._engine.close()
 
 
-def prove(bundle: Bundle, runs: int, plan: Plan) -> dict[str, dict[str, int]]:
-    """The verdicts of ``runs`` comparisons of the same thing, and of as many with a tenth planted in B."""
+def prove(bundle: Bundle, runs: int, plan: Plan) -> ProofReport:
+    """``runs`` comparisons of the same thing, and as many with a tenth planted in B, by turns."""
     image = phantom_slices()
     same: dict[TaskName, Bundle] = {bundle.card.task: bundle}
-    counts: dict[str, Counter[str]] = {"same": Counter(), "planted": Counter()}
+    reports: dict[str, list[EngineReport]] = {"same": [], "planted": []}
     for _ in range(runs):
-        for name, count in counts.items():
-            report = measure_against(
-                same, same, [WAY], [1], image, plan=plan, rule=WarmUpRule(), opener=_opener(planted=name == "planted")
-            )
-            count[report.comparisons[0].verdict] += 1
-    return {name: dict(count) for name, count in counts.items()}
+        for name, found in reports.items():
+            opener = _opener(planted=name == "planted")
+            found.append(measure_against(same, same, [WAY], [1], image, plan=plan, rule=WarmUpRule(), opener=opener))
+    comparisons = {name: tuple(one for each in found for one in each.comparisons) for name, found in reports.items()}
+    return ProofReport(
+        protocol=reports["same"][0].protocol,
+        slowdown=SLOWDOWN,
+        same=comparisons["same"],
+        planted=comparisons["planted"],
+        verdicts={name: dict(Counter(one.verdict for one in found)) for name, found in comparisons.items()},
+    )
 
 
 def _opener(*, planted: bool) -> Opener:
@@ -77,9 +83,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--out", type=Path, help="write every comparison and the protocol to this JSON file")
     asked = parser.parse_args()
-    found = prove(Bundle.open(asked.bundle), asked.runs, Plan(asked.repeats, 60.0))
-    print(json.dumps(found))  # noqa: T201 - its answer
+    report = prove(Bundle.open(asked.bundle), asked.runs, Plan(asked.repeats, 60.0))
+    if asked.out is not None:
+        write_text(asked.out, report.to_json())
+    print(json.dumps(report.verdicts))  # noqa: T201 - its answer
 
 
 if __name__ == "__main__":

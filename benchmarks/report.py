@@ -305,6 +305,18 @@ class CompareReport(Document):
     only_in_b: tuple[str, ...]
 
 
+class ProofReport(Report):
+    """What `prove` found: the comparisons of a network with itself, and with itself and a ``slowdown`` planted in B.
+
+    ``slowdown`` is a share of each call; ``verdicts`` counts what was called of either.
+    """
+
+    slowdown: float
+    same: tuple[Comparison, ...]
+    planted: tuple[Comparison, ...]
+    verdicts: dict[str, dict[str, int]]
+
+
 def write_text(path: Path, text: str, *, option: str = "--out") -> None:
     """Write a file whole or not at all; ``option`` is what named it, for the error.
 

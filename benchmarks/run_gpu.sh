@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a GPU can show, within eight minutes, from a plain checkout and whatever wheels are there.
+# What a GPU can show within eight minutes, from a plain checkout and whatever wheels are there.
 #
 #   benchmarks/run_gpu.sh [--out DIR] [--bundles DIR] [--minutes N] [--task NAMES]
 #
@@ -7,7 +7,9 @@
 # short table last. Without a GPU it does the same with what is left. Exit code 1 where nothing was measured.
 #
 # On a GPU the first network is a U-Net with 32 features at 512 x 512 that has learnt nothing, since it is the one that
-# others can be held against; batches are 1, 8 and 32.
+# others can be held against, in fp32 and fp16 in turns; then every network in fp16 beside its peers; then, as far as the
+# time goes, each in fp32. Batches are 1, 8 and 32. Where TensorRT works int8 is measured too, of bundles that have it
+# (--bundles): its ranges need real slices, and its search takes minutes.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -122,12 +124,15 @@ if [[ $gpu = yes ]]; then
 	# All at once: nothing is timed yet but how they rank, and their exports are one core's work each.
 	export_to "$out/unet32-bundles" "$out/unet32" &
 fi
+others=fp32
 if [[ -z $bundles ]]; then
+	((!${#plans[@]})) || skip int8 'ranges need real slices and their search takes minutes: pass --bundles of export --int8'
 	bundles=$out/bundles
 	for task in "${tasks[@]}"; do
 		export_to "$bundles" "$task" &
 	done
 elif ((${#plans[@]})); then
+	others=fp32,int8
 	for task in "${tasks[@]}"; do
 		step "verify-$task" 10 "${run[@]}" verify "$bundles/$task" > /dev/null &
 	done
@@ -138,12 +143,15 @@ measured=() last=()
 same=(--backend onnxruntime --precision fp32)
 if [[ $gpu = yes ]]; then
 	same=(--backend torch_cuda --precision fp16)
-	options=(--backend 'torch_cuda,onnxruntime_cuda,tensorrt' --precision fp16 --batch '1,8,32' --max-seconds 3 --no-fresh)
+	options=(--backend 'torch_cuda,onnxruntime_cuda,tensorrt' --batch '1,8,32' --max-seconds 3 --no-fresh)
 	# Compiling takes most of a minute for each network, so one is enough.
-	measure unet32 45 "$out/unet32-bundles" binary_segmentation "${options[@]}" --peers || true
+	measure unet32 45 "$out/unet32-bundles" binary_segmentation "${options[@]}" --precision fp32,fp16 --peers || true
 	for task in "${tasks[@]}"; do
-		measure "$task" 30 "$bundles" "$task" "${options[@]}" --peer 'torch cuda' --peer 'torch cuda fp16' \
-			--peer 'torch cuda fp16 graph' --peer 'onnxruntime cuda fp16' || true
+		measure "$task" 30 "$bundles" "$task" "${options[@]}" --precision fp16 --peer 'torch cuda' \
+			--peer 'torch cuda fp16' --peer 'torch cuda fp16 graph' --peer 'onnxruntime cuda fp16' || true
+	done
+	for task in "${tasks[@]}"; do
+		measure "$task-${others/,/-}" 20 "$bundles" "$task" "${options[@]}" --precision "$others" || true
 	done
 	skip serving "a GPU is served by NVIDIA's container, see docs/tensorrt.md; coronanet demo measures the CPU's server"
 else

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .report import SCHEMA_VERSION, CompareReport, Document, EngineReport
+from .report import SCHEMA_VERSION, CompareReport, Document, EngineReport, ProofReport
 from .serving_report import ServingReport
 from .study_report import StudyReport
 from .waterfall_report import WaterfallReport
@@ -11,6 +11,7 @@ from .waterfall_report import WaterfallReport
 DOCUMENTS: dict[str, type[Document]] = {
     "bench-compare": CompareReport,
     "bench-engines": EngineReport,
+    "bench-prove": ProofReport,
     "bench-serving": ServingReport,
     "bench-waterfall": WaterfallReport,
     "bench-study": StudyReport,

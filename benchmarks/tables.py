@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ..model.tasks import ENSEMBLE, TASK_NAMES
-from .noise import LEAST_ROUNDS
+from .noise import LEAST_ROUNDS, ROUNDS_FOR_A_TENTH
 from .peer_ratio import FEW_ROUNDS, fastest_proved, times_ours
 from .protocol import EngineCase, LoadCase, PeerCase
 from .report import (
@@ -22,7 +22,7 @@ from .report import (
     Statistics,
 )
 from .serving_report import Agreement, LoadResult, RateResult, ServingReport
-from .timing import NS_PER_MS
+from .timing import NS_PER_MS, Plan
 
 MB = 1_000_000
 Warned = EngineResult | PeerResult | LoadResult | RateResult
@@ -175,7 +175,20 @@ def comparison_notes(report: CompareReport) -> list[str]:
             f"no yardstick for {len(without)} of {len(report.comparisons)} cases (it is the CPU's, and of `bench "
             "engines`): how the machine changed between the reports is unknown, the floor is wide"
         )
-    return [*notes, *unjudged_lines(report.comparisons)]
+    return [*notes, *few_rounds_lines(report.comparisons), *unjudged_lines(report.comparisons)]
+
+
+def few_rounds_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """Of two separate runs, one line where what is called noise rests on so few rounds that a tenth may hide in it."""
+    rounds = [one.rounds or 0 for one in comparisons if one.relative_to is not None and one.verdict == "noise"]
+    few = [count for count in rounds if count < ROUNDS_FOR_A_TENTH]
+    if not few:
+        return []
+    return [
+        f"{len(few)} of {len(rounds)} verdicts of noise rest on fewer than {ROUNDS_FOR_A_TENTH} rounds (the fewest: "
+        f"{min(few)}), in which a tenth may hide: give both runs --repeats {ROUNDS_FOR_A_TENTH * Plan.block} and the "
+        "--max-seconds for them"
+    ]
 
 
 def unjudged_lines(comparisons: Iterable[Comparison]) -> list[str]:
@@ -232,6 +245,7 @@ def engine_notes(report: EngineReport) -> list[str]:
     return [
         *report.protocol.moment.warnings,
         *gather(named),
+        *few_rounds_lines(report.comparisons),
         *unjudged_lines(report.comparisons),
         *skipped_lines(report.skipped),
     ]

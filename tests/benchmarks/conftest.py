@@ -33,15 +33,20 @@ DURATIONS = tuple(value * NS_PER_MS for value in (10, 11, 12, 13))
 
 
 class FakeEngine(EngineBase):
-    """Sleeps, then answers zeros; every ``fails_every``-th call fails. Counts what is in flight over all of them."""
+    """Sleeps, then answers zeros; every ``fails_every``-th call fails. Counts what is in flight over all of them.
+
+    ``sleep`` is what it sleeps by.
+    """
 
     lock = threading.Lock()
     running = 0
     most_running = 0
 
-    def __init__(self, sleep_s: float = 0.0, *, fails_every: int = 0) -> None:
+    def __init__(
+        self, sleep_s: float = 0.0, *, fails_every: int = 0, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         super().__init__((IMAGE,), (ANSWER,), 8)
-        self.sleep_s, self.fails_every = sleep_s, fails_every
+        self.sleep_s, self.fails_every, self.sleep = sleep_s, fails_every, sleep
         self.calls = 0
         self.closed = False
         self.threads: set[int] = set()
@@ -52,7 +57,7 @@ class FakeEngine(EngineBase):
         with FakeEngine.lock:
             FakeEngine.running += 1
             FakeEngine.most_running = max(FakeEngine.most_running, FakeEngine.running)
-        time.sleep(self.sleep_s)
+        self.sleep(self.sleep_s)
         with FakeEngine.lock:
             FakeEngine.running -= 1
         if self.fails_every and self.calls % self.fails_every == 0:
@@ -61,6 +66,30 @@ class FakeEngine(EngineBase):
 
     def close(self) -> None:
         self.closed = True
+
+
+class Meeting:
+    """What an engine sleeps by until so many calls are in flight at once, but for the first ``settling`` of all."""
+
+    def __init__(self, together: int, *, settling: int) -> None:
+        self.together, self.settling = together, settling
+        self.calls = 0
+        self.lock, self.met = threading.Lock(), threading.Event()
+
+    def __call__(self, _: float) -> None:
+        with self.lock:
+            self.calls += 1
+            # Nobody leaves before they met, so all that came wait.
+            if self.calls == self.settling + self.together:
+                self.met.set()
+            if self.calls <= self.settling:
+                return
+        self.met.wait(10)
+
+
+@pytest.fixture
+def meeting() -> type[Meeting]:
+    return Meeting
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coronanet.benchmarks import bench_engines
 from coronanet.benchmarks.bench_engines import measure_engines
 from coronanet.benchmarks.bench_serving import in_process_targets, measure_serving, served_targets
 from coronanet.benchmarks.inputs import batch_of, feeds_for, phantom_slices
@@ -16,11 +17,12 @@ from coronanet.cli import main
 from coronanet.engines import triton_engine
 from coronanet.engines.base import Engine, EngineBase, Tensors, TensorSpec
 from coronanet.engines.bundle import Bundle
-from coronanet.engines.open import open_engine
 from coronanet.engines.predictor import IMAGE, Choice, LocalEnsemble, ensemble_output
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
+
+from .fake_time import FakeTime, timed_engine
 
 TASK: TaskName = "lung_segmentation"
 QUICK = WarmUpRule(most=6, limit_s=2.0)
@@ -43,32 +45,19 @@ def image() -> NDArray[np.int16]:
     return phantom_slices()
 
 
-class Slowed(EngineBase):
-    """Another engine, run three times a call."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.inputs, engine.outputs, engine.max_batch)
-        self._engine = engine
-
-    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        for _ in range(2):
-            self._engine.infer(feeds)
-        return self._engine.infer(feeds)
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-def test_a_planted_slow_engine_is_seen_slower(one: dict[TaskName, Bundle], image: NDArray[np.int16]) -> None:
+def test_a_planted_slow_engine_is_seen_slower_by_what_was_planted(
+    one: dict[TaskName, Bundle], image: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
     same, slowed = Way(Choice("onnxruntime", "fp32")), Way(Choice("onnxruntime", "fp32", 1))
+    clock, rng = FakeTime(), np.random.default_rng(0)
+    clock.for_calls(monkeypatch, bench_engines)
 
     def opener(bundle: Bundle, way: Way) -> Engine:
-        engine = open_engine(bundle, threads=1)
-        return Slowed(engine) if way == slowed else engine
+        return timed_engine(bundle, clock, 15 if way == slowed else 5, rng)
 
-    report = measure_engines(one, [same, slowed], [1], image, plan=Plan(10, 20.0), rule=QUICK, opener=opener)
+    report = measure_engines(one, [same, slowed], [1], image, plan=Plan(40, 60.0), rule=QUICK, opener=opener)
     fast, slow = (result.statistics.p50_ms for result in report.results)
-    assert slow > 1.5 * fast
+    assert slow == pytest.approx(3 * fast, rel=0.03)
 
 
 def test_engines_that_cannot_run_are_listed_with_the_reason(

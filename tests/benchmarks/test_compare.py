@@ -7,9 +7,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from coronanet.benchmarks.compare import check_same, compare, differences
+from coronanet.benchmarks.compare import check_same, compare, differences, why_missing
 from coronanet.benchmarks.protocol import EngineCase, PeerCase, Protocol
-from coronanet.benchmarks.report import EngineReport, EngineResult, PeerResult, Statistics, Yardstick
+from coronanet.benchmarks.report import EngineReport, EngineResult, PeerResult, Skipped, Statistics, Yardstick
 from coronanet.benchmarks.schemas import document_schema
 from coronanet.benchmarks.serving_report import ServingReport
 from coronanet.benchmarks.tables import comparison_notes
@@ -32,8 +32,8 @@ def rounds_of(ms: float, rounds: int = 10, block: int = 5) -> tuple[tuple[int, .
 def make(protocol: Protocol, engine_case: EngineCase) -> Make:
     """A report of the fp16 case and its int8 one in so many milliseconds, and of a yardstick."""
 
-    def result(case: EngineCase, ms: float) -> EngineResult:
-        rounds = rounds_of(ms)
+    def result(case: EngineCase, ms: float, count: int) -> EngineResult:
+        rounds = rounds_of(ms, count)
         return EngineResult(
             case=case,
             protocol_sha256=protocol.sha256(case),
@@ -47,13 +47,15 @@ def make(protocol: Protocol, engine_case: EngineCase) -> Make:
             warnings=(),
         )
 
-    def report(fp16: float, int8: float | None = None, yardstick: float | None = 6.0, **software: Any) -> EngineReport:
+    def report(
+        fp16: float, int8: float | None = None, yardstick: float | None = 6.0, rounds: int = 10, **software: Any
+    ) -> EngineReport:
         own = protocol.model_copy(update={"software": protocol.software.model_copy(update=software)})
         other = engine_case.model_copy(update={"precision": "int8"})
-        rod = Yardstick(task=engine_case.task, batch=1, rounds_ns=rounds_of(yardstick or 1))
+        rod = Yardstick(task=engine_case.task, batch=1, rounds_ns=rounds_of(yardstick or 1, rounds))
         return EngineReport(
             protocol=own,
-            results=(result(engine_case, fp16), *((result(other, int8),) if int8 else ())),
+            results=(result(engine_case, fp16, rounds), *((result(other, int8, rounds),) if int8 else ())),
             yardsticks=(rod,) if yardstick else (),
             skipped=(),
         )
@@ -115,6 +117,45 @@ def on_gpu(report: EngineReport) -> EngineReport:
         warnings=(),
     )
     return report.model_copy(update={"results": (result.model_copy(update={"case": case}),), "peers": (peer,)})
+
+
+def test_every_case_that_is_gone_has_the_reason_that_the_later_report_gives(make: Make) -> None:
+    earlier = on_gpu(make(10))
+    (way,), (peer,) = ([one.case for one in part] for part in (earlier.results, earlier.peers))
+
+    def why(*skipped: tuple[str, str]) -> list[str]:
+        later = make(10).model_copy(update={"skipped": tuple(Skipped(what=w, reason=r) for w, r in skipped)})
+        found = why_missing(earlier, later)
+        assert [case for case, _ in found] == [way, peer]
+        return [reason for _, reason in found]
+
+    task = "lung_segmentation"
+    assert why() == ["no reason is known"] * 2
+    assert why((f"{task} torch_cuda fp16", "no GPU"), (f"{task} torch cuda fp16 batch 1", "died")) == ["no GPU", "died"]
+    assert why((f"{task} torch_cuda fp16 batch 1", "died"), (f"{task} torch cuda fp16", "gone")) == ["died", "gone"]
+    assert why((f"{task} batch 1", "all died"), (f"{task} torch_cuda fp16 batch 2", "another")) == ["all died"] * 2
+    assert why((f"{task} peers batch 1", "peers died")) == ["no reason is known", "peers died"]
+    without = way.model_copy(update={"graphs": False})
+    assert str(without).endswith("no CUDA graph")
+    gone = earlier.model_copy(update={"results": (earlier.results[0].model_copy(update={"case": without}),)})
+    later = make(10).model_copy(
+        update={"skipped": (Skipped(what=f"{task} torch_cuda fp16 without CUDA graphs", reason="planted"),)}
+    )
+    assert (without, "planted") in why_missing(gone, later)
+    assert why_missing(earlier, earlier) == []
+
+
+def test_noise_of_few_rounds_is_said_to_hide_a_tenth(make: Make) -> None:
+    def notes(a: float, b: float, rounds: int, yardstick: float | None = 6.0) -> str:
+        one, other = (make(ms, yardstick=yardstick, rounds=rounds) for ms in (a, b))
+        return " ".join(comparison_notes(compare(one, other)))
+
+    said = "1 of 1 verdicts of noise rest on fewer than 40 rounds (the fewest: 39), in which a tenth may hide"
+    assert f"{said}: give both runs --repeats 200" in notes(10, 10, 39)
+    assert "a tenth" not in notes(10, 10, 40)
+    assert "a tenth" not in notes(10, 20, 39)
+    # Without a yardstick the floor is a tenth, whatever the rounds.
+    assert "a tenth" not in notes(10, 10, 39, yardstick=None)
 
 
 def test_what_runs_on_a_gpu_is_not_divided_by_the_yardstick_of_the_cpu(make: Make) -> None:

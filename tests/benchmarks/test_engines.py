@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -17,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 from coronanet import cli
-from coronanet.benchmarks import bench_engines, ceilings, fresh, peers
+from coronanet.benchmarks import against, bench_engines, ceilings, fresh, peers
+from coronanet.benchmarks import prove as proof
 from coronanet.benchmarks.against import measure_against
 from coronanet.benchmarks.bench_engines import Extras, engine_call, hide_folder, measure_engines
 from coronanet.benchmarks.ceilings import TOGETHER, torch_ceilings
@@ -36,11 +39,13 @@ from coronanet.benchmarks.ways import Way, all_ways, open_way
 from coronanet.benchmarks.yardstick import make_yardstick
 from coronanet.engines.base import Engine, EngineBase, Tensors
 from coronanet.engines.bundle import Bundle
-from coronanet.engines.open import open_engine
+from coronanet.engines.open import Backend, open_engine
 from coronanet.engines.predictor import Choice
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
+
+from .fake_time import FakeTime, timed_engine
 
 TASK: TaskName = "lung_segmentation"
 QUICK = WarmUpRule(most=4, limit_s=2.0)
@@ -70,31 +75,24 @@ def image() -> NDArray[np.int16]:
     return phantom_slices()
 
 
-class Slowed(EngineBase):
-    """Another engine, and then so many milliseconds of nothing; the engine's own time is not the point."""
-
-    def __init__(self, engine: Engine, ms: float) -> None:
-        super().__init__(engine.inputs, engine.outputs, engine.max_batch)
-        self._engine, self._ms = engine, ms
-
-    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        until = time.perf_counter() + self._ms / 1000
-        answer = self._engine.infer(feeds)
-        # Asleep, since other work would take the core from who waits awake.
-        time.sleep(max(0.0, until - time.perf_counter()))
-        return answer
-
-    def close(self) -> None:
-        self._engine.close()
-
-
 def test_a_fresh_process_tells_how_a_network_starts_and_what_memory_it_takes(tiny_bundle: Bundle) -> None:
     one, eight = (measure_fresh(tiny_bundle, ORT, batch) for batch in (1, 8))
     for found in (one, eight):
         assert 0 < found.base_bytes < found.peak_bytes < 2**31
         assert min(found.import_ms, found.load_ms, found.first_ms) > 0
         assert found.gpu_bytes is None
-    assert eight.peak_bytes > one.peak_bytes
+
+
+def test_the_peak_of_a_process_is_the_most_that_it_held_and_not_what_it_still_holds() -> None:
+    program = (
+        "import numpy\n"
+        "from coronanet.benchmarks.fresh_worker import peak_bytes\n"
+        "before = peak_bytes()\n"
+        "numpy.ones(256 * 2**20, numpy.uint8)\n"
+        "print(peak_bytes() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200 * 2**20
 
 
 def test_what_fails_in_a_fresh_process_gives_its_reason(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,24 +139,25 @@ def test_batches_double_as_far_as_graph_and_memory_go(
     assert "GiB are free" in report.skipped[0].reason
 
 
-def test_the_roof_is_above_what_was_measured_and_fits_the_schema(
+def test_every_result_has_its_share_of_the_roof_and_fits_the_schema(
     one: dict[TaskName, Bundle], image: NDArray[np.int16]
 ) -> None:
     ways = [ORT, Way(Choice("openvino", "fp32", 1))]
     report = measure_engines(one, ways, [1, 4], image, plan=Plan(8, 5.0), rule=QUICK, extras=Extras(roofline=True))
     (found,) = report.ceilings
     assert found.flops_per_s.keys() >= {"fp32", "int8"}
-    assert min(*found.flops_per_s.values(), found.bytes_per_s) > 1e8
+    assert min(*found.flops_per_s.values(), found.bytes_per_s) > 0
     for result in report.results:
         roof = result.roofline
         assert roof is not None
-        assert 0 < roof.bound_ms < result.statistics.p50_ms
+        assert roof.bound_ms > 0
         assert roof.share == pytest.approx(roof.bound_ms / result.statistics.p50_ms)
         assert sum(layer.flops for layer in roof.layers) <= roof.flops
     first, second = (next(r for r in report.results if r.case.batch == batch).roofline for batch in (1, 4))
     assert first is not None
     assert second is not None
     assert second.flops == 4 * first.flops
+    assert second.bound_ms > first.bound_ms
     jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
 
 
@@ -303,43 +302,58 @@ def test_torch_compile_runs_where_a_compiler_is(
     assert (report.peers[0].max_difference or 1) < 1e-3
 
 
-@pytest.fixture
-def opener() -> Callable[[float], Callable[[Bundle, Way], Engine]]:
-    """An opener by the milliseconds of B; every A takes 15, more than the network does. Openings alternate, A first."""
-
-    def make(ms: float) -> Callable[[Bundle, Way], Engine]:
-        opened: list[int] = []
-
-        def opener(bundle: Bundle, way: Way) -> Engine:
-            opened.append(1)
-            return Slowed(open_engine(bundle, threads=1), 15.0 if len(opened) % 2 else ms)
-
-        return opener
-
-    return make
-
-
 @pytest.mark.parametrize(("ms", "verdict"), [(15.0, "noise"), (16.5, "slower"), (13.5, "faster")])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_planted_tenth_is_found_in_turns_and_the_same_thing_is_not_called_different(
     one: dict[TaskName, Bundle],
     image: NDArray[np.int16],
-    opener: Callable[[float], Callable[[Bundle, Way], Engine]],
     ms: float,
     verdict: str,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    report = measure_against(one, one, [ORT], [1], image, plan=Plan(60, 20.0), rule=QUICK, opener=opener(ms))
+    clock, rng, openings = FakeTime(), np.random.default_rng(seed), count()
+    clock.for_calls(monkeypatch, against)
+
+    def opener(bundle: Bundle, _: Way) -> Engine:
+        # A and B are opened by turns, A first.
+        return timed_engine(bundle, clock, ms if next(openings) % 2 else 15.0, rng)
+
+    report = measure_against(one, one, [ORT], [1], image, plan=Plan(60, 60.0), rule=QUICK, opener=opener)
     (found,) = report.comparisons
     assert found.verdict == verdict
+    assert found.ratio == pytest.approx(ms / 15, rel=0.03)
     assert found.relative_to is None
     assert report.against == {TASK: one[TASK].sha256}
     jsonschema.validate(json.loads(report.to_json()), document_schema("bench-engines"))
 
 
-def test_the_proof_of_the_verdicts_counts_what_was_called_of_the_same_and_of_a_planted_tenth(
-    tiny_bundle: Bundle,
+def test_the_proof_of_the_verdicts_finds_every_planted_tenth_and_none_where_there_is_none(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = prove(tiny_bundle, 2, Plan(10, 5.0))
-    assert {name: sum(verdicts.values()) for name, verdicts in found.items()} == {"same": 2, "planted": 2}
+    # Who waits by this clock looks at it, and so moves it.
+    clock, rng = FakeTime(tick_ns=1000), np.random.default_rng(0)
+    clock.for_calls(monkeypatch, against)
+    monkeypatch.setattr(proof, "time", SimpleNamespace(perf_counter_ns=clock))
+    monkeypatch.setattr(proof, "open_way", lambda bundle, _: timed_engine(bundle, clock, 5.0, rng))
+    report = prove(tiny_bundle, 5, Plan(60, 60.0))
+    assert report.verdicts == {"same": {"noise": 5}, "planted": {"slower": 5}}
+    assert [one.ratio for one in report.planted] == pytest.approx([1.1] * 5, rel=0.03)
+
+
+def test_the_proof_of_the_verdicts_leaves_what_it_measured_and_how(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prove.json"
+    options = ["--runs", "1", "--repeats", "20", "--out", str(file)]
+    monkeypatch.setattr(sys, "argv", ["prove", str(tiny_bundle.path), *options])
+    proof.main()
+    value = json.loads(file.read_text())
+    jsonschema.validate(value, document_schema("bench-prove"))
+    assert json.loads(capsys.readouterr().out) == value["verdicts"]
+    assert [len(value[name]) for name in ("same", "planted")] == [1, 1]
+    assert value["protocol"]["method"]["plan"]["repeats"] == 20
+    assert value["protocol"]["software"]["bundles"] == {TASK: tiny_bundle.sha256}
 
 
 @pytest.mark.usefixtures("tiny_cli")
@@ -382,29 +396,66 @@ def test_a_baseline_fails_on_a_slowdown_alone_and_on_ratios(
     )
     monkeypatch.setattr(bench_engines, "measure_engines", lambda *_, **__: report)
 
-    # As if the earlier run had been twice as fast in this case, on a machine four times as fast.
-    earlier = json.loads(report.to_json())
-    earlier["results"][0]["rounds_ns"] = [[ns // 8 for ns in one] for one in earlier["results"][0]["rounds_ns"]]
-    earlier["yardsticks"][0]["rounds_ns"] = [[ns // 4 for ns in one] for one in earlier["yardsticks"][0]["rounds_ns"]]
-    file.write_text(json.dumps(earlier))
-    code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
-    (found,) = json.loads(out)["comparisons"]
-    assert found["ratio"] == pytest.approx(2, rel=0.01)
+    def hold(case: float, yardstick: float, rounds: int = 8) -> tuple[int, dict[str, Any], str]:
+        """Against an earlier run that took so many times as long, on a machine whose yardstick did."""
+        earlier = json.loads(report.to_json())
+        for part, times in (("results", case), ("yardsticks", yardstick)):
+            earlier[part][0]["rounds_ns"] = [[round(ns * times) for ns in one] for one in steady[:rounds]]
+        file.write_text(json.dumps(earlier))
+        code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
+        return code, json.loads(out), error
+
+    # The same; the same on a machine that became twice as slow; faster.
+    for case, yardstick, ratio in ((1.0, 1.0, 1.0), (0.5, 0.5, 1.0), (1.5, 1.0, 2 / 3)):
+        code, value, _ = hold(case, yardstick)
+        assert code == 0
+        (found,) = value["comparisons"]
+        assert found["ratio"] == pytest.approx(ratio, rel=0.01)
     # Half of what the yardstick moved by is in the floor, on a logarithmic scale; a factor of four is a great deal.
+    (found,) = hold(1 / 8, 1 / 4)[1]["comparisons"]
     assert found["noise_floor"] == pytest.approx(1, rel=0.01)
 
-    earlier["yardsticks"][0]["rounds_ns"] = [[ns * 4 for ns in one] for one in earlier["yardsticks"][0]["rounds_ns"]]
-    file.write_text(json.dumps(earlier))
-    code, out, error = run([*quick, "--baseline", str(file), "--json"], capsys)
-    value = json.loads(out)
-    assert (code, value["exit_code"]) == (1, 1)
-    assert f"slower than {file}: {TASK} onnxruntime fp32 batch 1" in error
-
-    earlier["results"][0]["rounds_ns"] = earlier["results"][0]["rounds_ns"][:2]
-    file.write_text(json.dumps(earlier))
-    code, _, error = run([*quick, "--baseline", str(file)], capsys)
+    # A tenth slower; as fast as before on a machine that became faster by a quarter, which is slower too.
+    for case, yardstick in ((1 / 1.1, 1.0), (1.0, 1.25)):
+        code, value, error = hold(case, yardstick)
+        assert (code, value["exit_code"]) == (1, 1)
+        assert f"slower than {file}: {TASK} onnxruntime fp32 batch 1" in error
+    code, _, error = hold(1.0, 1.0, rounds=2)
     assert code == 1
     assert f"could not judge {TASK} onnxruntime fp32 batch 1: 2 of at least 4 rounds" in error
+
+
+@pytest.mark.usefixtures("tiny_cli")
+def test_a_baseline_fails_where_a_way_that_was_asked_for_has_no_result_any_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, quick = tmp_path / "base.json", ["--repeats", "20", "--no-fresh", "--no-roofline", "--precision", "fp32"]
+    both, peer = ["--backend", "onnxruntime,openvino"], ["--peer", "torch eager"]
+    assert run([*quick, *both, *peer, "--out", str(file)], capsys)[0] == 0
+
+    def dies(bundle: Bundle, *, backend: Backend, **options: Any) -> Engine:
+        if backend == "openvino":
+            raise RuntimeError("planted\nand a page of traceback")
+        return open_engine(bundle, backend=backend, **options)
+
+    monkeypatch.setattr("coronanet.benchmarks.ways.open_engine", dies)
+    code, out, error = run([*quick, *both, "--baseline", str(file), "--json"], capsys)
+    assert (code, json.loads(out)["exit_code"]) == (1, 1)
+    assert f"in {file} and not measured now: {TASK} openvino fp32 batch 1 (planted)" in error
+    assert "torch eager" not in error, "it was not asked for"
+    monkeypatch.setattr(peers, "_torch", lambda _: peers._require("no_such_package"))  # pyright: ignore
+    code, _, error = run([*quick, *both, *peer, "--baseline", str(file)], capsys)
+    assert code == 1
+    assert f"{TASK} openvino fp32 batch 1 (planted), {TASK} torch eager batch 1 (" in error
+    code, _, error = run([*quick, "--backend", "openvino", "--baseline", str(file)], capsys)
+    assert code == 1
+    assert f"of the baseline nothing could be measured now: nothing to measure: {TASK} openvino fp32: planted" in error
+    # Only what is asked for must be there, and something must be.
+    error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file)], capsys)[2]
+    assert "not measured now" not in error
+    code, _, error = run([*quick, "--backend", "torch", "--baseline", str(file)], capsys)
+    assert code == 2
+    assert "the baseline has nothing of what is asked for here" in error
 
 
 @pytest.mark.usefixtures("tiny_cli")
@@ -439,30 +490,31 @@ def test_the_verb_measures_starts_and_roof_and_shows_them(tmp_path: Path, capsys
 
 
 def test_the_harness_adds_less_than_a_hundredth_to_five_milliseconds() -> None:
+    """In time of this thread's own, so that other work, which takes the core at any moment, does not count."""
+    clock = time.thread_time_ns
+
     class Spin(EngineBase):
         def __init__(self) -> None:
             super().__init__((), (), 1)
             self.inside: list[int] = []
 
         def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-            start = time.perf_counter_ns()
-            while time.perf_counter_ns() - start < 5 * NS_PER_MS:
+            start = clock()
+            while clock() - start < 5 * NS_PER_MS:
                 pass
-            self.inside.append(time.perf_counter_ns() - start)
+            self.inside.append(clock() - start)
             return {}
 
-    engine = Spin()
-    plan = Plan(40, 10.0)
-    measured = interleave({"spin": engine_call(engine, {})}, plan).popitem()[1].samples
+    engine, plan = Spin(), Plan(40, 10.0)
+    start = clock()
+    measured = interleave({"spin": engine_call(engine, {})}, plan, clock=clock).popitem()[1].samples
+    whole = clock() - start
     turn = plan.settle + plan.block
     counted = [inside for place, inside in enumerate(engine.inside) if place % turn >= plan.settle]
-    # Call by call, so that other work, which takes the core in either, does not count.
     added = [seen - inside for seen, inside in zip(measured.durations_ns, counted, strict=True)]
     assert statistics.median(added) < 0.01 * 5 * NS_PER_MS
     # And between the calls: nothing that would eat the machine's time.
-    start = time.perf_counter_ns()
-    interleave({"spin": engine_call(engine, {})}, Plan(40, 10.0))
-    assert time.perf_counter_ns() - start < 1.05 * sum(engine.inside[-48:])
+    assert whole < 1.05 * sum(engine.inside)
 
 
 def test_the_yardstick_is_the_same_work_every_time() -> None:

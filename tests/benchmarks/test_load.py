@@ -6,18 +6,24 @@ from coronanet.benchmarks.load import Block, Load, LoadPlan, Streams
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S
 from coronanet.model.errors import UsageError
 
+from .fake_time import FakeTime
 
-def test_every_request_is_sent_once_by_streams_with_their_own_engine(fake_engine: Any, feeds: Any) -> None:
+
+def test_every_request_is_sent_once_by_streams_with_their_own_engine(
+    fake_engine: Any, feeds: Any, meeting: Any
+) -> None:
     engines: list[Any] = []
+    # One request of every stream is not counted.
+    side_by_side = meeting(3, settling=3)
 
     def open_one() -> Any:
-        engines.append(fake_engine(0.01))
+        engines.append(fake_engine(sleep=side_by_side))
         return engines[-1]
 
     with Streams(open_one, 3, feeds) as streams:
         block = streams.run(12, limit_s=60)
     assert len(block.latencies_ns) == 12
-    # One request of every stream is not counted.
+    assert side_by_side.met.is_set()
     assert sum(engine.calls for engine in engines) == 12 + 3
     assert all(engine.closed and len(engine.threads) == 1 for engine in engines)
     assert len(set.union(*(engine.threads for engine in engines))) == 3
@@ -47,14 +53,6 @@ def test_throughput_is_answered_slices_over_wall_time() -> None:
     load = Load((block, block), concurrency=4, items=3)
     assert load.throughput_per_s == pytest.approx(3 * 20 / 4)
     assert block.throughput_per_s(3) == pytest.approx(15)
-
-
-def test_streams_that_wait_answer_more_together(fake_engine: Any, feeds: Any) -> None:
-    def throughput(concurrency: int) -> float:
-        with Streams(lambda: fake_engine(0.02), concurrency, feeds) as streams:
-            return streams.run(4 * concurrency, limit_s=60).throughput_per_s(1)
-
-    assert throughput(4) > 2 * throughput(1)
 
 
 def test_time_limit_stops_sending(fake_engine: Any, feeds: Any) -> None:
@@ -88,11 +86,17 @@ def test_a_burst_is_the_same_number_of_requests_for_every_stream(concurrency: in
     assert LoadPlan(requests=100, limit_s=60, rounds=5).burst(concurrency) == burst
 
 
-def test_a_slow_target_is_seen_slower(fake_engine: Callable[..., Any], feeds: Any) -> None:
-    def median_ms(sleep_s: float) -> float:
-        with Streams(lambda: fake_engine(sleep_s), 1, feeds) as streams:
-            samples = Load((streams.run(5, limit_s=60),), 1).samples
-        assert samples is not None
-        return samples.p50_ms
+def test_a_slow_target_is_seen_slower_by_what_was_planted(
+    fake_engine: Callable[..., Any], feeds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeTime()
+    clock.for_streams(monkeypatch)
 
-    assert median_ms(0.05) > 2 * median_ms(0.005)
+    def block(sleep_s: float) -> Block:
+        with Streams(lambda: fake_engine(sleep_s, sleep=clock.sleep), 1, feeds) as streams:
+            return streams.run(5, limit_s=60)
+
+    slow, fast = block(0.05), block(0.005)
+    assert slow.latencies_ns == (50 * NS_PER_MS,) * 5
+    assert fast.latencies_ns == (5 * NS_PER_MS,) * 5
+    assert slow.wall_ns == 10 * fast.wall_ns == 250 * NS_PER_MS

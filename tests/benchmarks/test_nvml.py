@@ -56,7 +56,7 @@ import json, time
 from coronanet.benchmarks.nvml import gpu_moments, open_gpu, watch, why_no_nvml
 from coronanet.engines.nvidia import cuda_pci_id
 with open_gpu(cuda_pci_id()) as gpu:
-    seen = watch(gpu, lambda: time.sleep(0.2), period_s=0.02)
+    seen = watch(gpu, lambda: time.sleep(1.0), period_s=0.02)
 with open_gpu("0000:00:00.0") as nowhere:
     assert nowhere is None
 moments = [each.model_dump() for each in gpu_moments()]

@@ -1,4 +1,5 @@
 import getpass
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -70,9 +71,33 @@ def test_source_is_the_commit_of_a_checkout_marked_where_it_has_changes(
     version = observe_software({}).source
     assert version[0].isdigit()
     git(tmp_path, "init", "--quiet")
-    assert observe_software({}).source == version
+    assert observe_software({}).source == f"{version}?"
     git(tmp_path, "commit", "--allow-empty", "--quiet", "-m", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert observe_software({}).source == commit
     (tmp_path / "new.txt").write_text("changed")
     assert observe_software({}).source == f"{commit}+"
+
+
+@pytest.mark.parametrize("answer", ["exit 128", "exec sleep 60"])
+def test_a_checkout_of_which_git_does_not_say_that_it_is_unchanged_is_not_recorded_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    tool = tools / "git"
+    tool.write_text(f"#!/bin/sh\ncase $* in\n*rev-parse*) echo 1234 ;;\n*) {answer} ;;\nesac\n")
+    tool.chmod(0o755)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "GIT_TIMEOUT_S", 2.0)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    assert observe_software({}).source == "1234?"
+
+
+def test_a_checkout_without_git_has_no_version_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    version = observe_software({}).source
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert observe_software({}).source == f"{version}?"

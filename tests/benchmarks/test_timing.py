@@ -1,28 +1,7 @@
-from collections.abc import Callable
-
 import pytest
 from coronanet.benchmarks.timing import NS_PER_MS, NS_PER_S, Plan, Samples, WarmUpRule, interleave, rounds, warm_up
 
-
-class FakeTime:
-    """A clock that only moves when a call takes time."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
-
-    def call(self, *durations_ms: float, log: list[str] | None = None, name: str = "") -> Callable[[], None]:
-        """A call that takes these times, one after the other, and the last one for ever."""
-        left = list(durations_ms)
-
-        def run() -> None:
-            self.now += round((left.pop(0) if len(left) > 1 else left[0]) * NS_PER_MS)
-            if log is not None:
-                log.append(name)
-
-        return run
+from .fake_time import FakeTime
 
 
 def milliseconds(*values: float) -> tuple[int, ...]:
