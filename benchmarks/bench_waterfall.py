@@ -110,12 +110,14 @@ def measure_waterfall(
         return Probe(server, model=model, timeout_s=timeout_s)
 
     with TritonAdmin(server, timeout_s=timeout_s) as admin:
-        file = trace_file or admin.trace_file()
-        if file is None:
+        told = admin.trace_file()
+        if told is None:
             raise UsageError(
                 f"the Triton server at {as_connection(server).address} was started without a trace: start it with "
-                "`coronanet serve --trace FILE` (NVIDIA's container: --trace-config triton,file=FILE)"
+                "`coronanet serve --trace FILE` (NVIDIA's container: --trace-config triton,file=FILE, and no `trace` "
+                "in its two options that restrict)"
             )
+        file = trace_file or told
         waits_for = admin.waits_for(model)
         for concurrency in concurrencies:
             tell(f"concurrency {concurrency}")

@@ -9,7 +9,7 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from ..engines.triton_connection import Connection, as_connection
-from ..engines.triton_wire import failure, message
+from ..engines.triton_wire import ClosedError, failure, message
 from .waterfall import StepStatistics
 
 #: What the trace is told while a measurement runs. With a log frequency, that of the largest int, every end of tracing
@@ -58,7 +58,10 @@ class TritonAdmin:
 
     def trace_file(self) -> Path | None:
         """Where the server writes its trace on its own machine, with a number behind; None where it has no trace."""
-        settings = self._call("trace", self._stub.TraceSetting, message("TraceSettingRequest")()).settings
+        try:
+            settings = self._call("trace", self._stub.TraceSetting, message("TraceSettingRequest")()).settings
+        except ClosedError:
+            return None
         values = settings["trace_file"].value if "trace_file" in settings else ()
         return Path(values[0]) if values and values[0] else None
 

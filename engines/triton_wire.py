@@ -1,5 +1,6 @@
 """Tensors to Triton's messages and back, and what its errors mean: what every client of it shares."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ DTYPES = {"INT16": "int16", "FP32": "float32", "UINT8": "uint8"}
 TRITON_TYPES = {dtype: name for name, dtype in DTYPES.items()}
 #: How Triton refuses a call of a restricted protocol; its status is the same as that of a server that is away.
 RESTRICTED = "protocol is restricted"
+#: A header that no request can carry, since no name in HTTP/1 or HTTP/2 has a colon in it: what a server keeps for
+#: those who send it is closed.
+NOBODY = "No:body"
+#: How Triton says that the process that was to answer is dead; the second where it died with a lock in its hands.
+DEAD_PROCESS = (re.compile("Stub process .*is not healthy"), re.compile("Failed to obtain the health mutex"))
 RESOLVING = "errors resolving"
 #: How gRPC itself, on either side, says that there is no connection or no longer one; a status does not tell.
 NO_CONNECTION = (
@@ -126,7 +132,7 @@ def can_pass(error: grpc.RpcError) -> bool:
     Inference changes nothing, so asking twice is safe. A wrong request stays wrong.
     """
     if status_of(error) == "INTERNAL":
-        return "Stub process" in details_of(error) and "is not healthy" in details_of(error)
+        return any(words.search(details_of(error)) for words in DEAD_PROCESS)
     if RESTRICTED in details_of(error):
         return False
     # Nobody here cancels a request and then looks at its status: a server that is being stopped does.
@@ -137,6 +143,10 @@ class UnansweredError(UsageError):
     """Nobody answered: the server is away, full or too late, or one of its processes has died."""
 
 
+class ClosedError(UsageError):
+    """The server was started with this closed to everybody."""
+
+
 def failure(
     error: grpc.RpcError, connection: Connection, model: str, timeout_s: float, attempts: int = 1
 ) -> UsageError:
@@ -144,6 +154,8 @@ def failure(
     address, details = connection.address, details_of(error)
     tried = f" (tried {attempts} times in {timeout_s:g} s)" if attempts > 1 else ""
     match status_of(error):
+        case "UNAVAILABLE" if RESTRICTED in details and NOBODY in details:
+            return ClosedError(f"the Triton server at {address} was started with this closed: {model}")
         case "UNAVAILABLE" if RESTRICTED in details:
             return UsageError(
                 f"the Triton server at {address} asks for a key ({details}): put NAME=VALUE into the environment as "

@@ -17,6 +17,11 @@ REMOTE_WARNING = (
     "other machines can reach this server: it is of 2024, with known vulnerabilities, asks nobody for a password and "
     "does not encrypt; only on a network that you trust, and for patients' images use NVIDIA's container behind TLS"
 )
+#: The same of NVIDIA's container.
+CONTAINER_WARNING = (
+    "other machines can reach this server, which asks nobody for a password and does not encrypt: put TLS and "
+    "authentication in front of it before it gets patients' images"
+)
 
 
 @dataclass(frozen=True)

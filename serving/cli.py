@@ -13,7 +13,7 @@ from ..engines.keys_cli import RequireSignatureOption, load_public_key
 from ..model.errors import CoronanetError, UsageError
 from ..model.tasks import ENSEMBLE
 from . import predict_cli, repository_cli
-from .addresses import check_host
+from .addresses import CONTAINER_WARNING, REMOTE_WARNING, check_host, is_loopback
 from .repository_cli import BundlesOption, InstancesOption, fill, home_of, missing_package, provide
 
 if TYPE_CHECKING:
@@ -64,7 +64,11 @@ def serve_verb(
     instances: InstancesOption = 2,
     trace: Annotated[
         Path | None,
-        typer.Option("--trace", help="Let clients trace requests to this file, as `bench waterfall` does."),
+        typer.Option(
+            "--trace",
+            help="Let clients of this machine trace requests to this file, as `bench waterfall` does; one that asks "
+            "for TENSORS has pixels written there.",
+        ),
     ] = None,
     require_signature: RequireSignatureOption = None,
     container: Annotated[
@@ -89,6 +93,8 @@ def serve_verb(
     home = home_of(repository, bundles, instances)
     if container:
         check_host(host, allow_remote=allow_remote)
+        if not is_loopback(host):
+            warn(CONTAINER_WARNING)
         if repository is None:
             fill(provide(ctx.obj, bundles, key), home, instances)
         _print_container(home, host, (http_port, grpc_port, metrics_port), as_json)
@@ -109,8 +115,6 @@ def serve_verb(
 
 
 def _run(server: "TritonServer", health_port: int, as_json: bool) -> None:
-    from .addresses import REMOTE_WARNING, is_loopback
-
     try:
         from .monitor import Monitor
         from .serve import serve

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..model.errors import UsageError
 from .addresses import join
+from .closed import closing_options
 from .linter.files import plan_files
 from .linter.models import read_models
 from .linter.signatures import read_plan_header
@@ -98,7 +99,7 @@ def docker_command(
         *("--cap-drop=ALL", "--security-opt=no-new-privileges", *published),
         *(f"--volume={repository.resolve()}:/models:ro", image_for(repository, target)),
         *("tritonserver", "--model-repository=/models", f"--model-config-name={target}"),
-        *("--disable-auto-complete-config", "--exit-timeout-secs=30", *cache),
+        *("--disable-auto-complete-config", "--exit-timeout-secs=30", *closing_options(), *cache),
     ]
 
 

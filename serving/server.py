@@ -5,7 +5,6 @@ The server is two years old and meant for development, CI and a single workstati
 
 import os
 import re
-import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from ..model.errors import RefusedError, UsageError
 from ..model.tasks import TaskName
 from .addresses import HOST, Ports, check_host, check_ports, family, here, is_loopback, join
 from .canary import Canary
+from .closed import closing_options
 from .connections import end_reading
 from .event_log import default_log
 from .examination import CANARY_S, Finding, examine
@@ -49,8 +49,6 @@ POLL_S = 1
 PORT_TRIES = 3
 #: Triton logs errors with these words on every machine without a GPU.
 NO_GPU = ("CudaDriverHelper", "CUDA driver version")
-#: What nobody but the owner of this machine should be able to do, by Triton's own names.
-RESTRICTED = "shared-memory,model-repository,trace,logging"
 
 
 class TritonServer:
@@ -61,9 +59,9 @@ class TritonServer:
         host: a loopback address, or with ``allow_remote`` any of this machine's.
         ports: where it listens.
         log: what Triton and the models print is appended there; None is a file in ``cache_home()``, one for each port.
-        trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client asks it to trace
-            (`coronanet bench waterfall`), which puts nothing of an image there. None leaves tracing out: a client of
-            this machine that asks for the level ``TENSORS`` would have pixels written.
+        trace: where Triton writes the time stamps of requests, ``FILE.0`` and on, once a client of this machine asks
+            it to trace (`coronanet bench waterfall`), which puts nothing of an image there; but any client of this
+            machine could ask for the level ``TENSORS``, which writes pixels. None closes the trace to everybody.
         start_timeout_s: how long to wait for the first answer, in seconds.
         exit_timeout_s: how long requests that were accepted may take to finish when it stops, in whole seconds.
         allow_remote: whether other machines may reach it.
@@ -131,13 +129,18 @@ class TritonServer:
     def check_machine(self) -> Installation:
         """What must hold before anything is started: Triton is installed, the address is allowed, the ports are free.
 
-        Ports that were left open are chosen here.
+        Ports that were left open are chosen here. A trace needs loopback.
 
         Raises:
             UsageError: one of them does not hold.
         """
         installation = find_installation()
         check_host(self.host, allow_remote=self.allow_remote)
+        if self.trace is not None and not is_loopback(self.host):
+            raise UsageError(
+                f"--trace lets every client have pixels written to a file: expected a --host such as {HOST} with it, "
+                f"got {self.host}"
+            )
         try:
             check_ports(self.host, self.ports)
         except UsageError:
@@ -404,11 +407,6 @@ class TritonServer:
             "allow-gpu-metrics": "false",
             "exit-timeout-secs": self.exit_timeout_s,
         }
-        if not is_loopback(self.host):
-            # A key that nobody knows closes them.
-            options["http-restricted-api"] = options["grpc-restricted-protocol"] = (
-                f"{RESTRICTED}:{secrets.token_hex(16)}={secrets.token_hex(16)}"
-            )
         if response_cache_mib:
             options["cache-config"] = f"local,size={response_cache_mib * 2**20}"
         python = {
@@ -421,6 +419,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
+            *closing_options(trace=self.trace is not None),
             *([f"--trace-config=triton,file={self.trace.resolve()}"] if self.trace else []),
         ]
 

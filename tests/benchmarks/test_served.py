@@ -207,7 +207,7 @@ def test_perf_analyzer_asks_the_same_and_means_the_same_by_it(
 ) -> None:
     program = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
     if program is None:
-        pytest.skip("no perf_analyzer: put NVIDIA's program on PATH or name it in PERF_ANALYZER")
+        pytest.skip("no perf_analyzer: put .ci/cache, where .ci/run has it, on PATH or name it in PERF_ANALYZER")
     options = ["--concurrency", "1", "--requests", "50", "--perf-analyzer", program, "--json"]
     code, out, error = run(["serving", "--server", server.address, *options], capsys)
     assert code == 0, error

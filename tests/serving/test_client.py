@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2_grpc
 
 UNHEALTHY = "in ensemble 'coronanet', Stub process 'lung_segmentation_0_0' is not healthy."
+#: The others of Triton's Python backend for the same, from its `python_be.cc`.
+UNHEALTHY_TOO = ("Stub process is not healthy.", "Failed to obtain the health mutex.")
 RETRY = Retry(first_s=0.02, longest_s=0.1)
 
 
@@ -166,11 +168,12 @@ def test_what_can_pass_is_asked_again(ask: Ask, address: str, server: _Server) -
     server.failures = [
         (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"),
         (grpc.StatusCode.INTERNAL, UNHEALTHY),
+        *((grpc.StatusCode.INTERNAL, words) for words in UNHEALTHY_TOO),
         (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'lung_segmentation' has no available versions"),
     ]
     answers = ask(address, _slices(1, 2), retry=RETRY)
     assert [int(answer["lung_mask"][0, 0]) for answer in answers] == [1, 1]
-    assert len(server.arrived) == 5
+    assert len(server.arrived) == 7
 
 
 @pytest.mark.parametrize(

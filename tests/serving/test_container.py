@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from coronanet.model.errors import UsageError
+from coronanet.serving.closed import closing_options
 from coronanet.serving.container import container_target, docker_command, image_for
 
 CONFIG = """
@@ -95,5 +96,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert command[at + 1] == "tritonserver"
     assert command[at + 2 :] == [
         "--model-repository=/models", "--model-config-name=onnxruntime", "--disable-auto-complete-config",
-        "--exit-timeout-secs=30", "--cache-config=local,size=67108864",
+        "--exit-timeout-secs=30", *closing_options(), "--cache-config=local,size=67108864",
     ]  # fmt: skip

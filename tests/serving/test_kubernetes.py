@@ -19,6 +19,7 @@ import pytest
 import yaml
 from coronanet.engines.places import ROOT
 from coronanet.model.tasks import ENSEMBLE
+from coronanet.serving.closed import closing_options
 from coronanet.serving.container import NEWEST, REGISTRY, USER
 from coronanet.serving.repository import CONFIG_PATHS
 
@@ -111,6 +112,7 @@ def test_the_pod_can_do_nothing_but_serve(manifests: dict[str, Any], pod: Any) -
     read_only = {mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")}
     assert read_only == {"models", "canary"}
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert {*closing_options()} < {*container["args"]}
     assert manifests["NetworkPolicy"]["spec"]["egress"] == []
 
 

@@ -17,7 +17,8 @@ def test_perf_analyzer_loads_the_ensemble(triton_server: TritonServer, tmp_path:
     program = shutil.which("perf_analyzer")
     if program is None:
         pytest.skip(
-            "no perf_analyzer on PATH: `pip download --no-deps tritonclient==2.51.0` has it under data/bin of the wheel"
+            "no perf_analyzer on PATH: `.ci/run` fetches it into .ci/cache, as `pip download --no-deps "
+            "tritonclient==2.51.0` does, which has it under data/bin of the wheel"
         )
     spec = importlib.util.find_spec("pytriton")
     assert spec is not None

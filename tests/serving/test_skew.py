@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from coronanet import cli
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.skew import hold_server, loosest, models_behind
-from coronanet.engines.slices import GateSlices, phantom_slices
+from coronanet.engines.slices import GateSlices, gate_slices, phantom_slices
 from coronanet.engines.triton_connection import Connection
 from coronanet.engines.triton_wire import ServedStep
 from coronanet.model.tasks import TASK_NAMES, TaskName
@@ -30,6 +31,14 @@ INDEX = Path("coronanet/1/repository.json")
 @pytest.fixture(scope="module")
 def slices() -> GateSlices:
     return replace(phantom_slices(), samples=phantom_slices().samples[2:6])
+
+
+@pytest.fixture(scope="module", params=["phantom", "real"])
+def slices_of(request: pytest.FixtureRequest, slices: GateSlices) -> Callable[[TaskName], GateSlices]:
+    """The slices for a task: the phantom, and the real ones of training and validation sets that its gates see."""
+    if request.param == "phantom":
+        return lambda _: slices
+    return partial(gate_slices, request.getfixturevalue("data"))
 
 
 def _change_mean(model: onnx.ModelProto) -> None:
@@ -151,9 +160,13 @@ def test_a_network_with_two_outputs_is_refused_by_their_names(
 
 @pytest.mark.parametrize("task", ["lung_segmentation", "multiclass_segmentation"])
 def test_what_serves_the_bundles_passes_step_by_step(
-    bundles: dict[TaskName, Bundle], slices: GateSlices, triton_server: TritonServer, task: TaskName
+    bundles: dict[TaskName, Bundle],
+    slices_of: Callable[[TaskName], GateSlices],
+    triton_server: TritonServer,
+    task: TaskName,
 ) -> None:
-    held = hold_server(bundles[task], slices, Connection(triton_server.address))
+    given = slices_of(task)
+    held = hold_server(bundles[task], given, Connection(triton_server.address))
     assert [(each.what, each.model, each.evidence.verdict) for each in held] == [
         ("bundle", "onnxruntime fp32", "passed"),
         ("preprocess", "preprocess", "passed"),
@@ -161,7 +174,7 @@ def test_what_serves_the_bundles_passes_step_by_step(
         ("decide", f"decide_{task}", "passed"),
         ("ensemble", "coronanet", "passed"),
     ]
-    assert all(each.evidence.slices == len(slices.samples) for each in held)
+    assert all(each.evidence.slices == len(given.samples) for each in held)
     assert held[1].evidence.max_difference is not None
     assert held[1].evidence.max_difference < 1e-3
 
@@ -182,18 +195,50 @@ def _verify(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[i
     return int(stopped.value.code or 0), said.out, said.err
 
 
+@pytest.fixture
+def one_slice(slices: GateSlices, tmp_path: Path) -> list[str]:
+    """The options that name a folder with one slice."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    grey = np.clip((slices.images[0].astype(np.float32) + 1350) * (255 / 1500), 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "data" / "images" / "one.png"), grey)
+    return ["--data", str(tmp_path / "data"), "--window", "lung"]
+
+
+@pytest.fixture
+def real_data(data: Path) -> list[str]:
+    return ["--data", str(data)]
+
+
+@pytest.mark.parametrize("source", ["one_slice", "real_data"])
+def test_verify_ends_with_exit_code_1_and_the_name_of_the_step_that_was_changed(
+    request: pytest.FixtureRequest,
+    small_repository: Path,
+    bundles: dict[TaskName, Bundle],
+    tmp_path: Path,
+    source: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options: list[str] = request.getfixturevalue(source)
+    changed = _changed(small_repository, tmp_path / "triton_repo", "preprocess", _change_mean)
+    with TritonServer(changed, ports=ANY_PORTS, log=tmp_path / "log") as server:
+        code, out, error = _verify(["--server", server.address, *options, "--json"], capsys)
+    answer = json.loads(out)
+    said = "classification: the step preprocess (model preprocess) differs from torch fp32: pixels differ"
+    assert (code, answer["exit_code"], answer["verdict"], answer["synthetic"]) == (1, 1, "refused", False)
+    assert answer["refusals"][0].startswith(said)
+    assert f"error: {said}" in error
+    refused = {(each["task"], each["what"]) for each in answer["held"] if each["verdict"] == "refused"}
+    assert ("classification", "preprocess") in refused
+    assert refused <= {("classification", "preprocess"), ("classification", "ensemble")}
+
+
 def test_verify_says_so_for_people_and_programs(
     triton_server: TritonServer,
     bundles: dict[TaskName, Bundle],
-    slices: GateSlices,
-    tmp_path: Path,
+    one_slice: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "images").mkdir()
-    grey = np.clip((slices.images[0].astype(np.float32) + 1350) * (255 / 1500), 0, 255).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "images" / "one.png"), grey)
-    arguments = ["--server", triton_server.address, "--data", str(tmp_path), "--window", "lung"]
-    code, out, error = _verify([*arguments, "--json"], capsys)
+    code, out, error = _verify(["--server", triton_server.address, *one_slice, "--json"], capsys)
     answer = json.loads(out)
     assert (code, answer["exit_code"], answer["verdict"], answer["refusals"]) == (0, 0, "passed", []), error
     assert {each["task"] for each in answer["held"]} == set(TASK_NAMES)

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc_client
-from coronanet.serving.server import EXIT_TIMEOUT_S
+from coronanet.serving.server import EXIT_GRACE_S, EXIT_TIMEOUT_S
+from tritonclient.utils import InferenceServerException
 
-from .conftest import Record, ask, left_by, serving, slices
+from .conftest import Answer, Image, Record, ask, left_by, serving, slices
 
 #: Requests that are in flight when the signal comes, and slices in each: a canary between them has one.
 REQUESTS, SLICES = 4, 3
+#: How long a request may take, and what a machine that is busy adds to the time that stopping takes.
+DEADLINE_S, SLACK_S = 90.0, 15.0
 
 
 def _begun(client: grpc_client.InferenceServerClient) -> int:
@@ -48,6 +52,47 @@ def test_what_was_accepted_is_finished(repository: Path, tmp_path: Path, record_
             "figure", f"{REQUESTS} answered, {in_flight} of them after the signal; gone after {took_s:.1f} s"
         )
         assert [event["event"] for event in served.events[-2:]] == ["stopping", "stopped"]
+    assert left_by(served) == []
+
+
+def test_clients_that_go_on_asking_are_answered_or_refused_and_the_server_goes_in_time(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
+    signalled = threading.Event()
+
+    def ask_on(image: Image) -> tuple[list[Answer], str]:
+        """The answers to one request behind the other, those behind the signal alone, and what ended it."""
+        answers: list[Answer] = []
+        while True:
+            counts = signalled.is_set()
+            try:
+                answer = ask(served.address, image, DEADLINE_S)
+            except InferenceServerException as error:
+                return answers, error.status() or ""
+            if counts:
+                answers.append(answer)
+
+    images = slices(REQUESTS, size=512)
+    with serving(pair_repository, tmp_path) as served, ThreadPoolExecutor(REQUESTS) as pool:
+        expected = [ask(served.address, image) for image in images]
+        asking = [pool.submit(ask_on, image) for image in images]
+        time.sleep(1)
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        signalled.set()
+        assert served.process.wait(DEADLINE_S) == 0
+        took_s = time.monotonic() - started
+        ended = [each.result() for each in asking]
+        assert took_s < EXIT_TIMEOUT_S + EXIT_GRACE_S + SLACK_S
+        assert "StatusCode.DEADLINE_EXCEEDED" not in {status for _, status in ended}, "nobody was left without a word"
+        for (answers, _), wanted in zip(ended, expected, strict=True):
+            for answer in answers:
+                np.testing.assert_array_equal(answer["infected_probability"], wanted["infected_probability"])
+        record_property(
+            "figure",
+            f"{sum(len(answers) for answers, _ in ended)} answers behind the signal, then "
+            f"{', '.join(sorted({status for _, status in ended}))}; gone after {took_s:.1f} s",
+        )
     assert left_by(served) == []
 
 
