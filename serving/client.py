@@ -11,6 +11,7 @@ one, ask again within it while the server is away or full or brings a process ba
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,20 +115,24 @@ class AsyncClient:
         return _stack([answer async for answer in self.stream(_slices_of(image))])
 
     async def stream(self, slices: Iterable[Slice] | AsyncIterable[Slice]) -> AsyncGenerator[Answer]:
-        """As ``Client.stream``; a loop that may end early is best written under ``contextlib.aclosing``."""
+        """As ``Client.stream``; a loop that may end early is best written under ``contextlib.aclosing``.
+
+        However it ends, an async generator of ``slices`` is closed.
+        """
         waiting: deque[asyncio.Task[Answer]] = deque()
         gate = asyncio.Semaphore(self._concurrency)
-        try:
-            async for each in _each(slices):
-                waiting.append(asyncio.create_task(self._ask(_feeds(each), gate)))
-                if len(waiting) > self._concurrency:
+        async with aclosing(_each(slices)) as source:
+            try:
+                async for each in source:
+                    waiting.append(asyncio.create_task(self._ask(_feeds(each), gate)))
+                    if len(waiting) > self._concurrency:
+                        yield _first(await waiting.popleft())
+                while waiting:
                     yield _first(await waiting.popleft())
-            while waiting:
-                yield _first(await waiting.popleft())
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            finally:
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -193,9 +198,14 @@ def _stack(answers: list[Answer]) -> Answer:
 
 
 async def _each(slices: Iterable[Slice] | AsyncIterable[Slice]) -> AsyncGenerator[Slice]:
-    if isinstance(slices, AsyncIterable):
-        async for each in slices:
-            yield each
-    else:
+    if not isinstance(slices, AsyncIterable):
         for each in slices:
             yield each
+        return
+    source = aiter(slices)
+    try:
+        async for each in source:
+            yield each
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()

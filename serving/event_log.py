@@ -40,9 +40,17 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._handler = _Handler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+        self.path, self._handler = path, _open(path)
+
+    def follow(self, path: Path) -> None:
+        """Go on in another file.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if path != self.path:
+            self.close()
+            self.path, self._handler = path, _open(path)
 
     def __call__(self, event: str, /, **fields: Field) -> None:
         """Write one event with the time in UTC."""
@@ -60,27 +68,43 @@ class _Handler(RotatingFileHandler):
         print(record.getMessage(), file=sys.stderr)  # noqa: T201 - the last resort of a log
 
 
+def _open(path: Path) -> _Handler:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _Handler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+
+
+def events_beside(log: Path) -> Path:
+    """Where the events of the server with that ``log`` are."""
+    return log.with_name(f"{log.stem}-events.jsonl")
+
+
 def rotate(path: Path) -> bool:
     """Move what another process appends to ``path`` to ``path.1`` and so on once it is larger than ``MAX_BYTES``.
 
     The writer keeps its open file, so the content is copied and the file emptied; lines that it writes between the two
-    are lost. Returns whether that was done.
+    are lost. Returns whether that was done; a log that is gone, or that may not be changed, stays as it is.
     """
     try:
         if path.stat().st_size <= MAX_BYTES:
             return False
+        _keep(path)
+        with path.open("r+b") as file:
+            file.truncate()
+    except OSError:
+        return False
+    return True
+
+
+def _keep(path: Path) -> None:
+    """Copy a log to ``path.1``, and what was kept before to ``path.2`` and so on."""
+    try:
         for number in range(BACKUPS - 1, 0, -1):
             older = path.with_name(f"{path.name}.{number}")
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-    except FileNotFoundError:
-        return False
     except OSError:  # no room for the copy: better no old lines than a log that fills the disk further
         path.with_name(f"{path.name}.1").unlink(missing_ok=True)
-    with path.open("r+b") as file:
-        file.truncate()
-    return True
 
 
 def default_log(port: int) -> Path:

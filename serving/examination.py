@@ -7,11 +7,15 @@ from typing import Literal
 
 from ..model.tasks import TRIAGE
 from .canary import Canary
-from .probe import Probe, ProbeError
+from .probe import Kind, Probe, ProbeError
 
 #: How long the canary may take before the models' counters are looked at, and then each model that stood still.
 CANARY_S, STEP_S = 15.0, 30.0
 STATISTICS_S = 30.0
+#: What many requests can do to one more, so that it tells nothing by itself.
+CROWDED: tuple[Kind, ...] = ("late", "full")
+#: How often the counter of a model that is full is looked at.
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Finding:
     """What an examination found.
 
     Attributes:
-        verdict: ``well``; ``busy``: late, but getting on with its work; ``sick``.
+        verdict: ``well``; ``busy``: late or full, but getting on with its work; ``sick``.
         took_s: how long the canary took, in seconds.
         reason: why the server is not well, in one line.
         models: those that are sick; none where the server as a whole is.
@@ -32,15 +36,15 @@ class Finding:
 
 
 def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s: float = STEP_S) -> Finding:
-    """Ask a server the canary and, where the answer is late or not right, each model by itself.
+    """Ask a server the canary and, where the answer is late, refused or not right, each model by itself.
 
-    A model that finished requests while it was waited for is busy: behind hundreds of others the canary waits for
-    minutes. One that finished none in ``step_s`` seconds although it was asked has stalled. The gated model, which asks
-    the others, is to blame where they are well.
+    A model that answered requests while it was waited for is busy: behind hundreds of others the canary waits for
+    minutes, or finds the queue full. One that answered none in ``step_s`` seconds although it was asked has stalled.
+    The gated model, which asks the others, is to blame where they are well.
     """
     started = time.monotonic()
     try:
-        before = probe.finished(STATISTICS_S)
+        before = probe.answered(STATISTICS_S)
     except ProbeError as error:
         return Finding("sick", time.monotonic() - started, str(error))
     try:
@@ -53,8 +57,8 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
         return Finding("sick", took_s, str(first))
     try:
         steps, gated = [step.model for step in canary.steps], [TRIAGE] if canary.gated else []
-        if first.kind == "late":
-            after = probe.finished(STATISTICS_S)
+        if first.kind in CROWDED:
+            after = probe.answered(STATISTICS_S)
             steps, gated = (
                 [name for name in names if after.get(name, 0) == before.get(name, 0)] for names in (steps, gated)
             )
@@ -64,21 +68,30 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     if sick:
         reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
         return Finding("sick", took_s, reason, tuple(sick))
-    return Finding("busy" if first.kind == "late" else "sick", took_s, str(first))
+    return Finding("busy" if first.kind in CROWDED else "sick", took_s, str(first))
 
 
 def _sick(canary: Canary, probe: Probe, models: Iterable[str], step_s: float) -> Iterable[tuple[str, str]]:
     """The models that do not answer rightly, each with the reason.
 
     Raises:
-        ProbeError: the server does not even answer how many requests it has finished.
+        ProbeError: the server does not even answer how many requests it has answered.
     """
     for name in models:
-        before = probe.finished(STATISTICS_S).get(name, 0)
+        before, deadline = probe.answered(STATISTICS_S).get(name, 0), time.monotonic() + step_s
         try:
             canary.ask_step(probe, name, step_s)
         except ProbeError as error:
-            if error.kind != "late":
+            if error.kind not in CROWDED:
                 yield name, str(error)
-            elif probe.finished(STATISTICS_S).get(name, 0) == before:
-                yield name, f"it finished no request in {step_s:g} s"
+            elif not _works(probe, name, before, deadline):
+                yield name, f"it answered no request in {step_s:g} s"
+
+
+def _works(probe: Probe, model: str, before: int, deadline: float) -> bool:
+    """Whether a model answers more than ``before`` requests; one that is full refuses long before ``deadline``."""
+    while probe.answered(STATISTICS_S).get(model, 0) == before:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True

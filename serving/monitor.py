@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -110,8 +110,10 @@ class Monitor:
         port = self._http.server_address[1] if self._http else self._port
         return join(self._host, port)
 
-    def serves(self, bundles: Mapping[TaskName, str]) -> None:
-        """What is served from now on: task -> hash of its bundle."""
+    def serves(self, bundles: Mapping[TaskName, str], models: Iterable[str]) -> None:
+        """What is served from now on: task -> hash of its bundle, and the models that may have to be brought back."""
+        for model in models:
+            self._recoveries.labels("model", model)
         self._served.clear()
         for task, sha256 in bundles.items():
             self._served.labels(task, sha256).set(1)

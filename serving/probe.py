@@ -1,4 +1,4 @@
-"""Questions to a running server whose failures are told apart: nobody there, too late, an error, and a wrong answer."""
+"""Questions to a running server whose failures are told apart: nobody there, no room, too late, an error, wrong."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -9,8 +9,11 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ..engines.base import Tensors
+from ..engines.triton_wire import NO_CONNECTION
 
-Kind = Literal["unreachable", "late", "refused", "wrong"]
+Kind = Literal["unreachable", "full", "late", "refused", "wrong"]
+#: How Triton refuses what a queue has no room for, or what waited in one for too long.
+FULL = ("Exceeds maximum queue size", "Request timeout expired")
 CHANNEL: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     # A server that was just restarted is asked at once, not after what gRPC waits for one that was not there.
@@ -23,7 +26,8 @@ class ProbeError(Exception):
     """A question that got no right answer.
 
     Args:
-        kind: nobody ``unreachable`` there, ``late``, ``refused`` with an error, or a ``wrong`` answer.
+        kind: nobody there (``unreachable``), a queue that is ``full``, ``late``, an error (``refused``), or a ``wrong``
+            answer.
         reason: in one line.
     """
 
@@ -52,17 +56,16 @@ class Probe:
             raise ProbeError("wrong", f"{missing[0]} is not in the answer of {model}")
         return answer
 
-    def finished(self, timeout_s: float) -> dict[str, int]:
-        """How many requests each model has finished since it was loaded, well or not.
+    def answered(self, timeout_s: float) -> dict[str, int]:
+        """How many requests each model has answered since it was loaded.
+
+        Those that failed do not count: one that waited too long for a model that hangs is among them.
 
         Raises:
             ProbeError: the server does not say, within ``timeout_s`` seconds.
         """
         statistics: Any = _call(lambda: self._client.get_inference_statistics(client_timeout=timeout_s))
-        return {
-            model.name: int(model.inference_stats.success.count + model.inference_stats.fail.count)
-            for model in statistics.model_stats
-        }
+        return {model.name: int(model.inference_stats.success.count) for model in statistics.model_stats}
 
     def close(self) -> None:
         self._client.close()
@@ -73,9 +76,17 @@ def _call(call: Callable[[], Any]) -> Any:
         return call()
     except InferenceServerException as error:
         status = (error.status() or "").removeprefix("StatusCode.")
-        kinds: dict[str, Kind] = {"UNAVAILABLE": "unreachable", "DEADLINE_EXCEEDED": "late"}
         reason = " ".join((error.message() or "").split()) or status
-        raise ProbeError(kinds.get(status, "refused"), reason) from None
+        raise ProbeError(_kind(status, reason), reason) from None
+
+
+def _kind(status: str, reason: str) -> Kind:
+    """What a failure means; Triton gives a full queue the status that gRPC has for a server that is away."""
+    if any(words in reason for words in FULL):
+        return "full"
+    if status == "UNAVAILABLE" and any(words in reason for words in NO_CONNECTION):
+        return "unreachable"
+    return "late" if status == "DEADLINE_EXCEEDED" else "refused"
 
 
 def _input(name: str, array: NDArray[Any]) -> InferInput:

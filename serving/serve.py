@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..model.errors import CoronanetError
-from .event_log import Emit, EventLog, Field, prune, rotate
+from .event_log import Emit, EventLog, Field, events_beside, prune, rotate
 from .monitor import Monitor
 from .server import TritonServer
 from .watchdog import Watchdog
@@ -21,20 +21,19 @@ def serve(server: TritonServer, monitor: Monitor, ready: Callable[[Path], None])
     The server is always stopped, and what it left on this machine removed. The ``monitor`` hears what happens.
 
     Raises:
-        CoronanetError: it could not be started, or the monitor could not listen.
+        CoronanetError, OSError: it could not be started, or the monitor could not listen.
         RefusedError: it could not be brought back.
         SystemExit: as the handler of a signal raises it.
     """
     server.check_machine()
-    log = server.log
-    events = EventLog(log.with_name(f"{log.stem}-events.jsonl"))
+    events = EventLog(events_beside(server.log))
     prune()
     started = time.monotonic()
     write = sparse(events)
 
     def emit(event: str, /, **fields: Field) -> None:
         if event in ("ready", "restarted"):
-            monitor.serves(server.bundles)
+            monitor.serves(server.bundles, server.instances)
         monitor.hear(event, **fields)
         write(event, **fields)
 
@@ -42,11 +41,13 @@ def serve(server: TritonServer, monitor: Monitor, ready: Callable[[Path], None])
         emit("starting", repository=str(server.repository), grpc=server.address, http=server.http_address)
         with monitor:
             server.start()
+            # A port that was chosen before may have been taken, and the log is another one's then.
+            events.follow(events_beside(server.log))
             emit("ready", seconds=round(time.monotonic() - started, 2), pid=server.pid)
             ready(events.path)
             with Watchdog(server, emit) as watchdog:
-                watchdog.run(between=lambda: rotate(log))
-    except CoronanetError as error:
+                watchdog.run(between=lambda: rotate(server.log))
+    except (CoronanetError, OSError) as error:
         emit("failed", reason=str(error))
         raise
     finally:

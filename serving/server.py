@@ -30,7 +30,7 @@ from .linter.filled import RepositoryIndex
 from .probe import Probe, ProbeError
 from .processes import ModelProcess, lives, model_processes
 from .repository import read_index
-from .snapshot import mark_changed, take_snapshot
+from .snapshot import count_instances, mark_changed, take_snapshot
 
 #: A region for each model process; it grows when a tensor needs more, and containers have 64 MiB in all by default.
 SHM_BYTES = 2**20
@@ -38,6 +38,8 @@ START_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 10
 #: What Triton may take beyond its own exit timeout before it is killed.
 EXIT_GRACE_S = 5.0
+#: What Triton may take in all where it is to stop at once.
+AT_ONCE_S = 2.0
 #: No request is in flight where the models together used the processor for less than this in so long.
 LULL_CPU_S, LULL_S = 0.05, 0.3
 #: What Triton logs when it stops and no inference is in flight any more, and how long answers may be on their way then.
@@ -96,6 +98,8 @@ class TritonServer:
         self._log = log
         #: What it serves since it was last started: task -> hash of its bundle.
         self.bundles: Mapping[TaskName, str] = {}
+        #: How many processes it was started with for each model.
+        self.instances: Mapping[str, int] = {}
         #: Names every shared memory region of this server, also after it was stopped.
         self.prefix = ""
         self._run: Run | None = None
@@ -173,7 +177,7 @@ class TritonServer:
             self._run = Run.begin()
             self.prefix = self._run.prefix
             self._snapshot = take_snapshot(self.repository, index, self._run.folder)
-            self.bundles = index.bundles
+            self.bundles, self.instances = index.bundles, count_instances(self._snapshot)
             self._spawn(installation, self._run, self._snapshot, index.response_cache_mib)
             # Triton starts meanwhile.
             self._canary = Canary.of(self._snapshot)
@@ -257,7 +261,7 @@ class TritonServer:
         snapshot = self._snapshot
         if snapshot is None:
             raise RefusedError("the Triton server is not running")
-        start = _size(self.log)
+        start, before = _size(self.log), self._answered(timeout_s)
         for model in models:
             mark_changed(snapshot, model)
         deadline = time.monotonic() + timeout_s
@@ -270,8 +274,18 @@ class TritonServer:
                 raise RefusedError(reason)
             if time.monotonic() > deadline:
                 raise RefusedError(f"{', '.join(sorted(waiting))} not loaded within {timeout_s:g} s")
-            waiting = {model for model in models if f"successfully loaded '{model}'" not in text}
+            now = self._answered(timeout_s)
+            # Its counters begin anew, which also tells where the disk under the log is full.
+            anew = {model for model in waiting if now.get(model, before.get(model, 0)) < before.get(model, 0)}
+            waiting = {model for model in waiting - anew if f"successfully loaded '{model}'" not in text}
             time.sleep(0.05)
+
+    def _answered(self, timeout_s: float) -> Mapping[str, int]:
+        """How many requests each model has answered; nothing where the server does not say."""
+        try:
+            return self._running()[1].answered(timeout_s)
+        except ProbeError:
+            return {}
 
     def restart(self) -> None:
         """Stop what is left of the server, at once, and start it on the same ports.
@@ -289,7 +303,7 @@ class TritonServer:
         Requests that come meanwhile are accepted too; clients that go on asking are cut off after ``exit_timeout_s``.
 
         Args:
-            at_once: whether requests may be cut off between two steps.
+            at_once: whether requests may be cut off between two steps, and a Triton that hangs is soon killed.
         """
         if self._probe is not None:
             self._probe.close()
@@ -306,12 +320,11 @@ class TritonServer:
 
     def _end(self, process: "subprocess.Popen[bytes]", *, at_once: bool) -> None:
         start = _size(self.log)
-        deadline = time.monotonic() + self.exit_timeout_s
+        deadline = time.monotonic() + (AT_ONCE_S if at_once else self.exit_timeout_s + EXIT_GRACE_S)
         if not at_once:
-            self._finish(deadline)
+            self._finish(deadline - EXIT_GRACE_S)
         process.send_signal(signal.SIGTERM)
         now = time.monotonic()
-        deadline += EXIT_GRACE_S
         while now < deadline:
             end_reading(process.pid, self.ports.http)
             with suppress(subprocess.TimeoutExpired):

@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ..engines.bundle import hash_file
 from ..model.errors import RefusedError
 from .linter.filled import INDEX, VERSION, RepositoryIndex
-from .repository import MODEL
+from .repository import CONFIG, MODEL
 from .step import STEP
+from .triton_config import parse_config
 
 NAME = "models"
 #: What only the servers in containers read.
@@ -42,6 +44,15 @@ def take_snapshot(repository: Path, index: RepositoryIndex, run: Path) -> Path:
         # under the name of the folder is what prevents it, since model processes read no environment variables.
         code.with_name("__pycache__").touch()
     return snapshot
+
+
+def count_instances(snapshot: Path) -> dict[str, int]:
+    """How many processes the server runs for each model; an ensemble has none."""
+    configs: dict[str, Any] = {
+        path.parent.name: parse_config(path.read_text(encoding="utf-8")) for path in snapshot.glob(f"*/{CONFIG}")
+    }
+    counts = {name: sum(group.count for group in config.instance_group) for name, config in configs.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def mark_changed(snapshot: Path, model: str) -> None:

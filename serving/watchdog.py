@@ -2,17 +2,19 @@
 
 Three things are watched: whether the server process lives, whether every model has all its processes (Triton does not
 restart one that died, and fails every request that meets its place), and whether the canary gets the right answer. A
-canary that is late is no proof of anything while the models get on with their work, see ``examination``.
+canary that is late or refused for want of room proves nothing while the models get on with their work, see
+``examination``.
 """
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NoReturn, Protocol, Self
 
+from ..engines.load_errors import first_line
 from ..model.errors import CoronanetError, RefusedError
 from .event_log import Emit
 from .examination import Finding
@@ -21,7 +23,8 @@ from .processes import ModelProcess
 TICK_S = 0.5
 #: Between the end of one examination and the start of the next.
 WATCH_S = 5.0
-RELOAD_S = 20.0
+#: For each model that is loaded again.
+RELOAD_S = 10.0
 PAUSE_S, PAUSE_GROWTH = 2.0, 5
 DYING_S = 0.2
 #: A process whose model was loaded anew is ended once it has used no processor for so long, or after the longer time.
@@ -53,6 +56,8 @@ class Limits:
 class Watched(Protocol):
     """What the watchdog needs of a server; ``server.TritonServer`` has it."""
 
+    @property
+    def instances(self) -> Mapping[str, int]: ...
     def ended(self, *, wait_s: float = 0) -> str: ...
     def examine(self) -> Finding: ...
     def model_processes(self) -> Sequence[ModelProcess]: ...
@@ -64,7 +69,7 @@ class Watchdog:
     """Watches a server that is ready; a context manager.
 
     Args:
-        server: the server, with every model process in its place.
+        server: the server; a model process that died since it became ready is missed too.
         emit: takes the events: ``well``, ``busy`` or ``sick`` after every examination; ``model_died``, ``model_back``,
             ``reload_failed``, ``server_died``, ``restarting``, ``restarted``, ``restart_failed`` and ``gave_up``.
         limits: when the next step is taken.
@@ -79,8 +84,9 @@ class Watchdog:
 
     def _begin(self) -> None:
         """Start anew with what the server is now."""
-        self._expected = Counter(process.model for process in self._server.model_processes())
-        self._retiring: list[_Retired] = []
+        self._expected = Counter(self._server.instances)
+        #: By the number of the process.
+        self._retiring: dict[int, _Retired] = {}
         self._seen: dict[int, ModelProcess] = {}
         self._strikes = 0
         #: Models that were found sick since the last time that all was well.
@@ -122,9 +128,8 @@ class Watchdog:
 
     def _dead(self) -> tuple[str, ...]:
         """The models that lack a process, in the order of their names."""
-        retiring = {each.process.pid for each in self._retiring}
-        living = [process for process in self._server.model_processes() if process.pid not in retiring]
-        gone = self._seen.keys() - {process.pid for process in living} - retiring
+        living = [process for process in self._server.model_processes() if process.pid not in self._retiring]
+        gone = self._seen.keys() - {process.pid for process in living} - self._retiring.keys()
         for pid in gone:
             self._seen.pop(pid).forget()
         self._seen.update({process.pid: process for process in living})
@@ -137,13 +142,14 @@ class Watchdog:
             return
         before = [process for process in self._server.model_processes() if process.model in models]
         try:
-            self._server.reload(models, self._limits.reload_s)
+            self._server.reload(models, self._limits.reload_s * len(models))
         except (RefusedError, OSError) as error:
             self._emit("reload_failed", models=list(models), reason=str(error))
             self._restart(str(error))
             return
         # They still answer what was waiting for the model when it was loaded again.
-        self._retiring += [_Retired(process) for process in before]
+        for process in before:
+            self._retiring.setdefault(process.pid, _Retired(process))
         # What was asked meanwhile may have met a dead process.
         self._forget_examination()
         self._emit("model_back", models=list(models), seconds=round(time.monotonic() - started, 2))
@@ -162,6 +168,8 @@ class Watchdog:
             return running.result()
         except CoronanetError as error:
             return Finding("sick", 0.0, str(error))
+        except Exception as error:  # whatever it is, nobody is there at night to read a traceback
+            return Finding("sick", 0.0, f"the examination ended in {type(error).__name__}: {first_line(error)}")
 
     def _forget_examination(self) -> None:
         self._examination = None
@@ -177,6 +185,7 @@ class Watchdog:
         elif self._suspected.intersection(finding.models):
             self._restart(f"it was loaded again and is no better: {finding.reason}")
         elif finding.models:
+            self._strikes = 0
             self._suspected.update(finding.models)
             # Without its processes a model is dead, and is brought back as any other.
             for process in self._server.model_processes():
@@ -219,12 +228,11 @@ class Watchdog:
 
         Triton ends them itself, unless one of them is dead: then it waits for that one for ever.
         """
-        for each in self._retiring:
+        for each in self._retiring.values():
             each.look()
-        for each in self._retiring:
             if each.is_done:
                 each.process.kill()
-        self._retiring = [each for each in self._retiring if not each.is_gone]
+        self._retiring = {pid: each for pid, each in self._retiring.items() if not each.is_gone}
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ...model.errors import UsageError
+from ...model.errors import MissingPackageError, UsageError
 from .faults import Fault
 from .models import FILES, Model, type_name
 from .signatures import DYNAMIC, Signature, Tensor, read_onnx, read_plan_header
@@ -55,8 +55,9 @@ def _check_versions(model: Model) -> Iterator[Fault]:
 
 
 def _check_warm_up(model: Model) -> Iterator[Fault]:
-    """A model whose warm-up sample it refuses is never loaded."""
+    """A model whose warm-up sample it refuses is never loaded, and without a batch size a sample is never run."""
     declared = {tensor.name: tensor for tensor in model.config.input}
+    largest = max(1, model.config.max_batch_size)
     for sample in model.config.model_warmup if declared else ():
         wrong = [f"the input {name}, which it lacks" for name in sorted(sample.inputs.keys() - declared.keys())]
         needed = declared.keys() - sample.inputs.keys() - model.optional
@@ -68,12 +69,17 @@ def _check_warm_up(model: Model) -> Iterator[Fault]:
             )
             if type_name(given) != type_name(tensor) or not fits:
                 wrong.append(f"{name} as {type_name(given)} {list(given.dims)}")
+        if not sample.batch_size:
+            wrong.append("batch_size 0, for which Triton skips it")
+        elif sample.batch_size > largest:
+            wrong.append(f"batch_size {sample.batch_size}, more than {largest}")
         if wrong:
             yield _fault(
                 model,
                 "warm-up",
                 f'the warm-up sample "{sample.name}" has {", ".join(wrong)}',
-                "give it every input as it is declared, with a size for every axis",
+                "give it every input as it is declared, with a size for every axis, and a batch_size from 1 to "
+                f"{largest}",
             )
 
 
@@ -110,6 +116,8 @@ def _check_step(model: Model, folder: Path) -> Iterator[Fault]:
 def _check_onnx(model: Model, file: Path) -> Iterator[Fault]:
     try:
         signature = read_onnx(file)
+    except MissingPackageError:
+        raise
     except UsageError as error:
         yield _fault(model, "not-onnx", str(error), "put the exported network there", file)
         return
@@ -239,6 +247,8 @@ def _check_tensor(model: Model, side: str, tensor: Any, in_file: Tensor, file: s
         )
     dims = tuple(tensor.reshape.shape) if tensor.HasField("reshape") else tuple(tensor.dims)
     axes = in_file.shape
+    if axes is None:
+        return
     if model.config.max_batch_size > 0:
         if axes and axes[0] != DYNAMIC:
             yield _fault(

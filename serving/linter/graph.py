@@ -224,7 +224,9 @@ def _check_cycle(ensemble: Model, steps: list[Any]) -> Iterator[Fault]:
         )
 
 
-def _fits(written: tuple[int, ...], read: tuple[int, ...]) -> bool:
+def _fits(written: tuple[int, ...] | None, read: tuple[int, ...] | None) -> bool:
+    if written is None or read is None:
+        return True
     return len(written) == len(read) and all(
         DYNAMIC in pair or pair[0] == pair[1] for pair in zip(written, read, strict=True)
     )

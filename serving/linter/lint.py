@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ...model.errors import UsageError
+from ...model.errors import MissingPackageError, UsageError
 from .faults import Fault
 from .files import check_files, check_plan_versions
 from .filled import check_index
@@ -65,6 +65,8 @@ def _complete(model: Model) -> Model:
     file = model.version_folder(model.served[-1]) / (model.config.default_model_filename or "model.onnx")
     try:
         signature = read_onnx(file)
+    except MissingPackageError:
+        raise
     except UsageError:
         return model  # said where the file is looked at
 

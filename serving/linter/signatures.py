@@ -23,13 +23,18 @@ PLAN_HEADER = struct.Struct("<4sI16x4B")
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a model: Triton's name of its type (``FP32``), and every axis, -1 for one of any size."""
+    """A tensor of a model: Triton's name of its type (``FP32``), and every axis, -1 for one of any size.
+
+    ``shape`` is None where a file does not even say how many axes there are.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
 
     def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype} of any shape"
         return f"{self.dtype} [{', '.join('?' if size == DYNAMIC else str(size) for size in self.shape)}]"
 
 
@@ -96,4 +101,4 @@ def _tensor(value: Any) -> Tensor:
     tensor = value.type.tensor_type
     name = TensorProto.DataType.Name(tensor.elem_type)
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else DYNAMIC for axis in tensor.shape.dim)
-    return Tensor(value.name, ONNX_TYPES.get(name, name), shape)
+    return Tensor(value.name, ONNX_TYPES.get(name, name), shape if tensor.HasField("shape") else None)

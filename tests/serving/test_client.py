@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import aclosing
 from typing import Any, Literal
@@ -162,6 +162,27 @@ def test_slices_may_come_from_an_asynchronous_source(address: str) -> None:
             return [int(answer["lung_mask"][0, 0]) async for answer in client.stream(source())]
 
     assert asyncio.run(run()) == [1, 0]
+
+
+def test_an_early_end_closes_an_asynchronous_source(address: str) -> None:
+    closed = False
+
+    async def source() -> AsyncGenerator[NDArray[np.int16]]:
+        nonlocal closed
+        try:
+            while True:
+                yield _slices(1)[0]
+        finally:
+            await asyncio.sleep(0)  # such as a file or a connection that is closed
+            closed = True
+
+    async def run() -> None:
+        slices = source()
+        async with AsyncClient(address) as client, aclosing(client.stream(slices)) as stream:
+            await anext(stream)
+        assert closed
+
+    asyncio.run(run())
 
 
 def test_what_can_pass_is_asked_again(ask: Ask, address: str, server: _Server) -> None:

@@ -59,6 +59,24 @@ def test_the_log_of_another_process_is_emptied_and_goes_on(tmp_path: Path, monke
     assert kept == {"triton.log": b"", "triton.log.1": b"4", "triton.log.2": b"3", "triton.log.3": b"2"}
 
 
+def test_a_log_that_cannot_be_emptied_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "MAX_BYTES", 0)
+    # A folder, which nobody can open to write, not even root.
+    (tmp_path / "triton.log" / "entry").mkdir(parents=True)
+    assert not rotate(tmp_path / "triton.log")
+
+
+def test_events_go_on_in_another_file(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "triton-1-events.jsonl")
+    log("starting")
+    log.follow(log.path)
+    log.follow(tmp_path / "other" / "triton-2-events.jsonl")
+    log("ready")
+    log.close()
+    events = [json.loads(path.read_text())["event"] for path in (tmp_path / "triton-1-events.jsonl", log.path)]
+    assert events == ["starting", "ready"]
+
+
 def test_the_logs_of_servers_long_gone_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     files = {

@@ -30,11 +30,15 @@ CANARY = Canary(
 
 @dataclass
 class Server:
-    """Answers rightly but for ``fails``: what asking a model ends in. ``works``: models that finish other requests."""
+    """Answers rightly but for ``fails``: what asking a model ends in.
+
+    ``works``: models that finish other requests while one is asked; from so many ``looks`` at the counters on, all do.
+    """
 
     fails: dict[str, Kind] = field(default_factory=dict)
     works: tuple[str, ...] = ()
     statistics: Kind | None = None
+    looks: int | None = None
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("preprocess", "lungs", "decide", "coronanet_triage"), 0)
     )
@@ -50,17 +54,20 @@ class Server:
         right = {"pixels": "pixels", "logits": "logits_lungs", "lung_mask": "lung_mask"}
         return {name: np.asarray(CANARY.tensors[right[name]]) for name in outputs}
 
-    def finished(self, timeout_s: float) -> dict[str, int]:
+    def answered(self, timeout_s: float) -> dict[str, int]:
         if self.statistics:
             raise ProbeError(self.statistics, "no statistics")
+        if self.looks is not None:
+            self.looks -= 1
+            self.counts = {name: count + (self.looks < 0) for name, count in self.counts.items()}
         return dict(self.counts)
 
 
 GATED = replace(CANARY, gated=GatedModel("lung_mask", (), 1))
 
 
-def _examine(server: Server, canary: Canary = CANARY) -> Finding:
-    return examine(canary, cast(Probe, server), canary_s=0.1, step_s=0.1)
+def _examine(server: Server, canary: Canary = CANARY, step_s: float = 0.1) -> Finding:
+    return examine(canary, cast(Probe, server), canary_s=0.1, step_s=step_s)
 
 
 def test_the_outputs_of_the_ensemble_are_what_no_step_reads() -> None:
@@ -84,12 +91,31 @@ def test_a_model_that_stood_still_but_answers_by_itself_is_not_blamed() -> None:
 def test_a_model_that_finishes_nothing_while_it_is_asked_has_stalled() -> None:
     finding = _examine(Server({"coronanet": "late", "lungs": "late"}, works=("preprocess",)))
     assert (finding.verdict, finding.models) == ("sick", ("lungs",))
-    assert finding.reason == "lungs: it finished no request in 0.1 s"
+    assert finding.reason == "lungs: it answered no request in 0.1 s"
 
 
 def test_a_model_that_is_late_itself_but_works_is_busy() -> None:
     server = Server({"coronanet": "late", "lungs": "late", "decide": "late"}, works=("preprocess", "lungs"))
     assert _examine(server).models == ("decide",)
+
+
+def test_a_server_that_refuses_because_it_is_full_is_busy() -> None:
+    full: dict[str, Kind] = {"coronanet": "full", "preprocess": "full"}
+    finding = _examine(Server(full, works=("preprocess", "lungs", "decide")))
+    assert (finding.verdict, finding.models) == ("busy", ())
+    finding = _examine(Server({"coronanet": "full"}, works=("preprocess",)))
+    assert (finding.verdict, finding.models) == ("busy", ())
+
+
+def test_a_model_whose_queue_timed_out_but_that_works_is_busy() -> None:
+    finding = _examine(Server({"coronanet": "late", "lungs": "full"}, works=("preprocess",), looks=5), step_s=30)
+    assert (finding.verdict, finding.models) == ("busy", ())
+
+
+def test_a_model_that_is_full_and_finishes_nothing_has_stalled() -> None:
+    finding = _examine(Server({"coronanet": "full", "preprocess": "full"}))
+    assert (finding.verdict, finding.models) == ("sick", ("preprocess",))
+    assert finding.reason == "preprocess: it answered no request in 0.1 s"
 
 
 @pytest.mark.parametrize("kind", ["wrong", "refused"])

@@ -1,13 +1,16 @@
 """The linter: every seeded fault is named, in the model where it is, and a sound repository has none."""
 
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
-from coronanet.model.errors import UsageError
+from coronanet.model.errors import MissingPackageError, UsageError
 from coronanet.serving.linter import Fault, lint_repository
+from coronanet.serving.linter.files import STEP
+from coronanet.serving.linter.filled import INDEX
 from onnx import TensorProto, helper
 
 SCALE = """
@@ -44,12 +47,15 @@ ensemble_scheduling {
   }
 }
 """
+WARM_UP = """
+model_warmup { name: "w" batch_size: 8 inputs { key: "x" value { data_type: TYPE_FP32 dims: 4 dims: 2 } } }
+"""
 #: The first 28 bytes of a plan of TensorRT 11.1.0.106.
 PLAN = struct.pack("<4sI16x4B", b"ftrt", 0, 11, 1, 0, 106)
 
 
-def write_onnx(path: Path, inputs: dict[str, list[int | str]], output: str, *, shape: list[int | str]) -> None:
-    """A network that adds up its inputs."""
+def write_onnx(path: Path, inputs: dict[str, list[int | str]], output: str, *, shape: list[int | str] | None) -> None:
+    """A network that adds up its inputs; with None for its ``shape`` the output's number of axes is not said."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, axes) for name, axes in inputs.items()]
     node = helper.make_node("Sum", list(inputs), [output])
     result = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
@@ -98,6 +104,27 @@ def fixed_batch(root: Path) -> None:
 
 def no_model(root: Path) -> None:
     (root / "label" / "1" / "label.onnx").write_bytes(b"PK a zip")
+
+
+def no_step(root: Path) -> None:
+    config = root / "chain" / "config.pbtxt"
+    config.write_text(CHAIN.partition("ensemble_scheduling")[0] + "ensemble_scheduling {}")
+
+
+def no_backend(root: Path) -> None:
+    edit("scale", 'backend: "onnxruntime"', "")(root)
+    (root / "scale" / "1" / "model.onnx").rename(root / "scale" / "1" / "model.bin")
+
+
+def step_without_a_file(root: Path) -> None:
+    edit("scale", "onnxruntime", "python")(root)
+    (root / "scale" / "1" / "model.py").touch()
+    (root / "scale" / "1" / STEP).write_text("{}")
+
+
+def broken_index(root: Path) -> None:
+    (root / INDEX).parent.mkdir(parents=True)
+    (root / INDEX).write_text("{}")
 
 
 def of_a_plan(*heads: bytes, keys: tuple[str, ...] = ("9.0", "8.6")) -> Callable[[Path], None]:
@@ -229,6 +256,12 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "a warm-up that lacks an input": (
         edit("label", "default", "model_warmup { batch_size: 1 }\ndefault"), "label", "warm-up", "for the input image",
     ),
+    "a warm-up of more than a batch": (
+        edit("scale", "dyn", WARM_UP.replace("8", "9") + "dyn"), "scale", "warm-up", "batch_size 9, more than 8",
+    ),
+    "a warm-up that is skipped": (
+        edit("scale", "dyn", WARM_UP.replace("batch_size: 8", "") + "dyn"), "scale", "warm-up", "Triton skips it",
+    ),
     "a cache that mixes up outputs": (
         edit("label", "default", 'output { name: "b" data_type: TYPE_FP32 } response_cache { enable: true }\ndefault'),
         "label", "cache-outputs", "gets the outputs of the first",
@@ -241,7 +274,16 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
         of_a_plan(PLAN, PLAN[:-3] + bytes((2, 1, 7))), "scale", "plan-version", "one TensorRT",
     ),
     "a compute capability that is none": (of_a_plan(PLAN, keys=("sm90",)), "scale", "compute-capability", '"9.0"'),
+    "an ensemble without a step": (no_step, "chain", "no-step", "add steps to ensemble_scheduling"),
+    "a model of no known backend": (no_backend, "scale", "backend", "nothing says what runs it"),
+    "a step of ours without a file": (step_without_a_file, "scale", "step-file", "step.json names no file"),
+    "an index that is none": (broken_index, "coronanet", "index", "is not valid (files"),
 }  # fmt: skip
+
+
+def test_a_warm_up_of_a_whole_batch_is_sound(repository: Path) -> None:
+    edit("scale", "dyn", WARM_UP + "dyn")(repository)
+    assert lint_repository(repository) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -280,6 +322,23 @@ def test_a_model_may_leave_its_tensors_to_its_file(repository: Path) -> None:
     assert lint_repository(repository) == []
     write_onnx(repository / "scale" / "1" / "model.onnx", {"x": ["N", 4, "W"]}, "other", shape=["N", 4, "W"])
     assert ("chain", "unknown-output") in rules(lint_repository(repository))
+
+
+def test_axes_that_a_file_does_not_tell_are_not_compared(repository: Path) -> None:
+    write_onnx(repository / "scale" / "1" / "model.onnx", {"x": ["N", 4, "W"]}, "y", shape=None)
+    assert lint_repository(repository) == []
+    (repository / "scale" / "config.pbtxt").write_text('backend: "onnxruntime"')
+    assert lint_repository(repository) == []
+
+
+@pytest.mark.parametrize("config", [SCALE, 'backend: "onnxruntime"'], ids=["declared", "left to the file"])
+def test_without_onnx_the_package_is_missing_and_not_the_network_wrong(
+    repository: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "scale" / "config.pbtxt").write_text(config)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingPackageError, match="reading ONNX files needs onnx"):
+        lint_repository(repository)
 
 
 def test_a_reshape_is_between_the_caller_and_the_file(repository: Path) -> None:

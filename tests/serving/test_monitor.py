@@ -21,7 +21,7 @@ from .conftest import needs_ipv6
 @pytest.fixture
 def monitor() -> Iterator[Monitor]:
     with Monitor(port=0) as running:
-        running.serves({"classification": "abc"})
+        running.serves({"classification": "abc"}, ["preprocess", "classification"])
         yield running
 
 
@@ -77,7 +77,7 @@ def test_what_prometheus_reads(monitor: Monitor) -> None:
     assert _sample(monitor, "coronanet_up") == 0
     assert _sample(monitor, "coronanet_canaries_total", result="failed") == 0
     assert _sample(monitor, "coronanet_bundle_info", task="classification", sha256="abc") == 1
-    monitor.serves({"classification": "def"})
+    monitor.serves({"classification": "def"}, ["classification"])
     assert "abc" not in _get(monitor, "/metrics")[1]
     monitor.canary_answered(0.02)
     monitor.canary_failed("gone")
@@ -115,6 +115,14 @@ def test_the_events_of_a_watchdog_are_heard(monitor: Monitor) -> None:
     assert _sample(monitor, "coronanet_canary_seconds_sum") == pytest.approx(0.021)
     monitor.hear("gave_up", reason="three restarts")
     assert monitor.live().reason == "three restarts"
+
+
+def test_the_first_recovery_of_a_model_is_an_increase(monitor: Monitor) -> None:
+    for model in ("preprocess", "classification"):
+        assert _sample(monitor, "coronanet_recoveries_total", kind="model", model=model) == 0
+    monitor.recovered("model", "preprocess")
+    monitor.serves({"classification": "def"}, ["preprocess", "classification"])
+    assert _sample(monitor, "coronanet_recoveries_total", kind="model", model="preprocess") == 1
 
 
 def test_other_paths_say_which_there_are(monitor: Monitor) -> None:

@@ -44,7 +44,7 @@ def _queries() -> dict[str, list[str]]:
 def exposed(triton_server: TritonServer) -> set[str]:
     """The names of every sample of a live Triton and of a watchdog beside it."""
     with Monitor(port=0) as monitor:
-        monitor.serves({"classification": "abc"})
+        monitor.serves({"classification": "abc"}, ["classification"])
         monitor.canary_answered(0.02)
         text = _read(triton_server.metrics_address) + _read(monitor.address)
     # As they stand: the parser of prometheus_client gives Triton's counters another name.

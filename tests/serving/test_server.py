@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,6 +209,18 @@ def test_stop_leaves_no_process_and_no_memory(small_repository: Path, tmp_path: 
         server.check()
 
 
+def test_a_server_that_hangs_is_killed_soon_when_it_is_to_stop_at_once(small_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=tmp_path / "log", exit_timeout_s=60) as server:
+        leader = server.pid
+        assert leader is not None
+        os.kill(leader, signal.SIGSTOP)
+        started = time.monotonic()
+        server.stop(at_once=True)
+        assert time.monotonic() - started < 40, "not the exit timeout"
+    assert _group(leader) == []
+    assert _shared_memory(server.prefix) == []
+
+
 def test_a_chosen_port_that_was_taken_meanwhile_is_chosen_anew_and_one_that_was_named_is_not(tmp_path: Path) -> None:
     grpc = Ports.free().grpc
     server = TritonServer(tmp_path, ports=Ports(http=ANY_PORT, grpc=grpc, metrics=ANY_PORT), log=tmp_path / "log")
@@ -236,6 +249,16 @@ def test_a_killed_server_is_noticed_and_cleaned_up(small_repository: Path, tmp_p
             server.check()
     assert _group(leader) == []
     assert _shared_memory(server.prefix) == []
+
+
+def test_a_model_is_known_to_be_loaded_again_though_the_disk_under_the_log_is_full(small_repository: Path) -> None:
+    with TritonServer(small_repository, ports=ANY_PORTS, log=Path("/dev/full")) as server:
+        assert Counter(process.model for process in server.model_processes()) == server.instances
+        before = {process.pid for process in server.model_processes()}
+        server.reload(("classification",), 100)
+        after = {process.pid: process.model for process in server.model_processes() if process.pid not in before}
+        assert set(after.values()) == {"classification"}
+        server.check()
 
 
 def test_a_killed_model_process_is_noticed(small_repository: Path, tmp_path: Path) -> None:

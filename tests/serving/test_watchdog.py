@@ -26,24 +26,30 @@ class Server:
             ModelProcess(2**22 + number, model, f"none-{number}") for number, model in enumerate(["a", "a", "b", "b"])
         ]
     )
-    findings: list[Finding] = field(default_factory=list)
+    instances: dict[str, int] = field(default_factory=lambda: {"a": 2, "b": 2})
+    findings: list[Finding | Exception] = field(default_factory=list)
     gone: str = ""
     reload_fails: Exception | None = None
     restarts_that_fail: int = 0
     no_start: Exception = field(default_factory=lambda: RefusedError("no start"))
     calls: list[str] = field(default_factory=list)
+    reload_s: float = 0
 
     def ended(self, *, wait_s: float = 0) -> str:
         return self.gone
 
     def examine(self) -> Finding:
-        return self.findings.pop(0) if self.findings else WELL
+        finding = self.findings.pop(0) if self.findings else WELL
+        if isinstance(finding, Exception):
+            raise finding
+        return finding
 
     def model_processes(self) -> list[ModelProcess]:
         return list(self.living)
 
     def reload(self, models: tuple[str, ...], timeout_s: float) -> None:
         self.calls.append(f"reload {' '.join(models)}")
+        self.reload_s = timeout_s
         if self.reload_fails:
             raise self.reload_fails
         first = 1 + max(process.pid for process in self.living)
@@ -97,12 +103,22 @@ def test_a_model_without_one_of_its_processes_is_loaded_again(events: Events) ->
     assert events == ["model_died", "model_back"]
 
 
+def test_a_process_that_was_dead_before_the_watch_began_is_missed(events: Events) -> None:
+    server = Server()
+    server.living.pop()
+    with Watchdog(server, events) as watchdog:
+        watchdog.step()
+        watchdog.step()
+    assert server.calls == ["reload b"]
+
+
 def test_two_models_that_die_together_are_loaded_together(events: Events) -> None:
     server = Server()
     with Watchdog(server, events) as watchdog:
         server.living = server.living[1:3]
         watchdog.step()
     assert server.calls == ["reload a b"]
+    assert server.reload_s == 2 * module.RELOAD_S
 
 
 def test_a_busy_server_is_never_restarted(events: Events) -> None:
@@ -120,6 +136,28 @@ def test_one_finding_against_the_whole_server_is_not_believed_and_two_in_a_row_a
         _until(watchdog, lambda: server.calls != [])
     assert events[:8] == ["sick", "well", "sick", "well", "sick", "sick", "restarting", "restarted"]
     assert server.calls == ["restart"]
+
+
+def test_a_finding_against_a_model_is_none_against_the_whole_server(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick, model = Finding("sick", 0.0, "no answer"), Finding("sick", 0.0, "wrong", ("a",))
+    server = Server(findings=[sick, model, sick])
+    monkeypatch.setattr(ModelProcess, "kill", lambda _: None)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: "well" in events)
+    assert events == ["sick", "sick", "sick", "well"]
+    assert server.calls == []
+
+
+def test_an_examination_that_ends_in_an_error_of_ours_is_a_finding_and_not_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reasons: list[Field] = []
+    server = Server(findings=[RefusedError("the Triton server is not running"), WELL, KeyError("pixels")])
+    with Watchdog(server, lambda _, /, **fields: reasons.append(fields["reason"]), Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: len(reasons) == 3)
+    assert reasons == ["the Triton server is not running", "", "the examination ended in KeyError: 'pixels'"]
 
 
 def test_the_processes_of_a_sick_model_are_ended(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +255,23 @@ def test_an_examination_from_before_a_reload_counts_for_nothing(events: Events) 
         watchdog.step()  # sees the death first
         watchdog.step()
     assert events == ["model_died", "model_back"]
+
+
+def test_an_old_process_is_ended_once_though_its_model_dies_again(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, killed = Server(), list[int]()
+    monkeypatch.setattr(ModelProcess, "cpu_s", 0.0)
+    monkeypatch.setattr(ModelProcess, "kill", lambda process: killed.append(process.pid))
+    with Watchdog(server, events) as watchdog:
+        old = server.living[2].pid
+        for _ in range(2):
+            server.living.pop()
+            watchdog.step()
+        assert server.calls == ["reload b", "reload b"]
+        monkeypatch.setattr(module, "IDLE_S", 0.0)
+        watchdog.step()
+    assert killed.count(old) == 1
 
 
 def test_old_processes_are_ended_once_they_are_idle(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from coronanet.serving.processes import model_processes
 
 from .conftest import Answer, Image, Load, Record, Served, ask, assert_same, http, left_by, post, serving, slices
 
-#: How long the service may be away, on a machine with two cores that are busy.
-MODEL_BACK_S, SERVER_BACK_S = 20.0, 30.0
+#: How long a model, and the service, may be away, on a machine with two cores that are busy.
+MODEL_BACK_S, SERVER_BACK_S = 10.0, 30.0
 #: The mark is 10 kills in 2,000 slices; fewer, of the classification alone, tell the same in the time of a test.
 KILLS = int(os.environ.get("CORONANET_KILLS", "2"))
 SLICES = int(os.environ.get("CORONANET_SLICES", "200"))
@@ -59,7 +59,7 @@ def test_the_last_process_of_a_model_is_brought_back_too(pair_repository: Path, 
         for process in model_processes(served.server):
             process.kill()
         # The watchdog may look between two of the kills.
-        served.until(lambda: _models(served, "model_back") == {*PAIR}, MODEL_BACK_S)
+        served.until(lambda: _models(served, "model_back") == {*PAIR}, len(PAIR) * MODEL_BACK_S)
         assert _models(served, "model_died") == {*PAIR}
         assert_same(dict(enumerate(_undisturbed(served.address, slices(25)))), expected, 25)
 

@@ -3,7 +3,9 @@ the server goes on as if nothing had been."""
 
 import json
 import socket
+import threading
 import time
+import urllib.request
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,11 +20,16 @@ from coronanet.engines.predictor import Choice, LocalEnsemble
 from coronanet.engines.triton_engine import TritonEngine
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
+from coronanet.serving import triton_config
+from coronanet.serving.processes import model_processes
+from coronanet.serving.repository import fill_repository
 
-from .conftest import Answer, Image, Served, ask, http, post, slices
+from .conftest import Answer, Image, Record, Served, ask, http, post, serving, slices
 
 #: What a client that is refused waits at most.
 REFUSAL_S = 10.0
+#: Clients that ask a server whose queue has room for few of them.
+CROWD = 32
 TROUBLE = ("sick", "model_died", "server_died", "restarting", "gave_up")
 
 
@@ -147,6 +154,69 @@ def test_a_flood_of_200_requests_at_once_is_answered_and_not_taken_for_death(ser
     for number, answer in enumerate(answers):
         np.testing.assert_array_equal(answer["infected_probability"], expected[number % 5])
     assert {event["event"] for event in served.events[before:]} <= {"busy", "well"}
+
+
+@pytest.fixture
+def crowded(
+    bundles: dict[TaskName, Bundle], choices: dict[TaskName, Choice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
+    """A server with a queue that few clients keep full for as long as they like."""
+    monkeypatch.setattr(triton_config, "QUEUE_LENGTH", 4)
+    fill_repository({"classification": bundles["classification"]}, tmp_path / "triton_repo", choices)
+    with serving(tmp_path / "triton_repo", tmp_path) as running:
+        yield running
+
+
+def _heard(served: Served) -> str:
+    """When the watchdog last said how the server is, which it does behind every canary."""
+    with urllib.request.urlopen(f"http://{served.ready['health']}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(line for line in lines if line.startswith("coronanet_watchdog_last_heard_timestamp_seconds "))
+
+
+def test_a_full_queue_refuses_at_once_and_the_server_is_left_alone(crowded: Served, record_property: Record) -> None:
+    processes = (crowded.server, model_processes(crowded.server))
+    image = slices(1, size=512)[0]
+    expected = ask(crowded.address, image)
+    enough = threading.Event()
+    refused_s, reasons = list[float](), set[str]()
+
+    def keep_asking(_: int) -> int:
+        answered = 0
+        while not enough.is_set():
+            started = time.monotonic()
+            try:
+                answer = ask(crowded.address, image, 120)
+            except grpc_client.InferenceServerException as error:
+                reasons.add(str(error))
+                refused_s.append(time.monotonic() - started)
+                time.sleep(0.05)
+            else:
+                np.testing.assert_array_equal(answer["infected_probability"], expected["infected_probability"])
+                answered += 1
+        return answered
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        asking = [pool.submit(keep_asking, number) for number in range(CROWD)]
+        try:
+            crowded.until(lambda: crowded.seen("busy", *TROUBLE), 120)
+            for _ in range(2):  # two that were sick would be a reason to restart it
+                heard = _heard(crowded)
+                crowded.until(lambda heard=heard: _heard(crowded) != heard, 120)
+            with urllib.request.urlopen(f"http://{crowded.ready['health']}/health/ready", timeout=30) as ready:
+                assert ready.status == 200
+        finally:
+            enough.set()
+        answered = sum(each.result() for each in asking)
+    assert crowded.seen(*TROUBLE) == []
+    assert "Exceeds maximum queue size" in crowded.seen("busy")[0]["reason"]
+    assert (crowded.server, model_processes(crowded.server)) == processes
+    assert answered > 0
+    assert all("Exceeds maximum queue size" in reason for reason in reasons)
+    assert np.median(refused_s) < REFUSAL_S
+    record_property(
+        "figure", f"{answered} answered, {len(refused_s)} refused after {np.median(refused_s):.2f} s at the median"
+    )
 
 
 def test_slow_clients_hold_up_nobody(served: Served) -> None:
