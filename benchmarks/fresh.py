@@ -50,15 +50,16 @@ def measure_fresh(bundle: Bundle, way: Way, batch: int) -> Fresh:
         except subprocess.TimeoutExpired:
             raise UsageError(f"no answer from a fresh process within {TIMEOUT_S:.0f} s") from None
         if not result.is_file():
-            raise UsageError(_ending(done.returncode, done.stderr))
+            raise _ending(done.returncode, done.stderr)
         try:
             return Fresh.model_validate_json(result.read_bytes())
         except ValidationError:
             raise UsageError(json.loads(result.read_bytes())["error"]) from None
 
 
-def _ending(code: int, complaint: str) -> str:
+def _ending(code: int, complaint: str) -> UsageError:
     if code == -signal.SIGKILL:
-        return "the fresh process was killed, as the kernel does when memory runs out"
+        killed = "the fresh process was killed, as the kernel does when memory runs out"
+        return UsageError(killed, page="out-of-memory")
     last = complaint.strip().splitlines()[-1:] or ["no message"]
-    return f"the fresh process ended with code {code}: {last[0]}"
+    return UsageError(f"the fresh process ended with code {code}: {last[0]}")

@@ -249,7 +249,9 @@ class Bundle:
         _check_files(path, manifest)
         card = Card.load(path / CARD)
         if manifest.name != card.task:
-            raise RefusedError(f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}")
+            raise RefusedError(
+                f"{path} says it is {manifest.name}, its card says {card.task}: {REMEDY}", page="corrupted-file"
+            )
         sha256 = hashlib.sha256(text).hexdigest()
         return cls(
             path, manifest, card, sha256, builder=builder, signature=signature, is_signature_checked=key is not None
@@ -284,7 +286,9 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         raise RefusedError(f"{path / MANIFEST} lists a file twice: {REMEDY}", page="corrupted-file")
     for name, record in listed.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise RefusedError(f"{path / MANIFEST} names a file outside the bundle: {name}")
+            raise RefusedError(
+                f"{path / MANIFEST} names a file outside the bundle, {name}: {REMEDY}", page="corrupted-file"
+            )
         file = path / name
         if not file.is_file():
             raise RefusedError(f"{file} is missing from the bundle: {REMEDY}", page="corrupted-file")
@@ -293,7 +297,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
                 f"{file} was changed after export (its hash is not the manifest's): {REMEDY}", page="corrupted-file"
             )
     if CARD not in listed:
-        raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}")
+        raise RefusedError(f"{path / MANIFEST} does not list {CARD}: {REMEDY}", page="corrupted-file")
     there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     if extra := sorted(there - listed.keys() - {MANIFEST, SIGNATURE}):
         raise RefusedError(f"{path / extra[0]} is not in the manifest: remove it, or {REMEDY}", page="corrupted-file")

@@ -8,7 +8,7 @@ import numpy as np
 from cuda.bindings import runtime  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
 
 from ..model.errors import UsageError
-from .cuda_memory import Buffer, Device, NoGpuError
+from .cuda_memory import Buffer, Device, NoGpuError, out_of_memory
 
 
 class BindingsCuda:
@@ -82,7 +82,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
 def _ok(function: Callable[..., Any], *arguments: Any) -> Any:
     error, value = _call(function, *arguments)
     if error == runtime.cudaError_t.cudaErrorMemoryAllocation:
-        raise UsageError("the GPU is out of memory: end what else uses it", page="out-of-memory")
+        raise out_of_memory()
     if error:
         raise UsageError(f"CUDA failed in {function.__name__}: {_reason(error)}")
     return value

@@ -47,7 +47,11 @@ class Cuda(Protocol):
         ...
 
     def buffer(self, size: int) -> Buffer:
-        """``size`` bytes on both sides, until ``close``."""
+        """``size`` bytes on both sides, until ``close``.
+
+        Raises:
+            UsageError: either side has no memory left.
+        """
         ...
 
     def upload(self, buffer: Buffer, size: int) -> None: ...
@@ -87,6 +91,11 @@ def no_gpu(reasons: Sequence[str]) -> UsageError:
         f"no NVIDIA GPU can be used here ({'; '.join(reasons)}): run elsewhere, or choose another backend",
         page="no-gpu",
     )
+
+
+def out_of_memory() -> UsageError:
+    """The error where the GPU, or the memory that the host pins for it, has no room left."""
+    return UsageError("the GPU is out of memory: end what else uses it, or send smaller batches", page="out-of-memory")
 
 
 def find_device() -> Device | None:

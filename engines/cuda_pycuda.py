@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..model.errors import UsageError
-from .cuda_memory import Buffer, Device, NoGpuError
+from .cuda_memory import Buffer, Device, NoGpuError, out_of_memory
 
 
 class PycudaCuda:
@@ -35,9 +35,12 @@ class PycudaCuda:
         return self._stream.handle
 
     def buffer(self, size: int) -> Buffer:
-        device = self._driver.mem_alloc(size)
-        self._device.append(device)
-        return Buffer(self._driver.pagelocked_empty(size, "uint8"), int(device))
+        try:
+            device = self._driver.mem_alloc(size)
+            self._device.append(device)
+            return Buffer(self._driver.pagelocked_empty(size, "uint8"), int(device))
+        except self._driver.MemoryError as error:
+            raise out_of_memory() from error
 
     def upload(self, buffer: Buffer, size: int) -> None:
         self._driver.memcpy_htod_async(buffer.address, buffer.host[:size], self._stream)

@@ -1,12 +1,12 @@
 """CUDA through torch, where torch was built with it."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from .cuda_memory import Buffer, Device, NoGpuError
+from .cuda_memory import Buffer, Device, NoGpuError, out_of_memory
 
 
 class TorchCuda:
@@ -32,8 +32,9 @@ class TorchCuda:
         return self._stream.cuda_stream
 
     def buffer(self, size: int) -> Buffer:
-        host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        device = torch.empty(size, dtype=torch.uint8, device="cuda:0")
+        with memory_told():
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            device = torch.empty(size, dtype=torch.uint8, device="cuda:0")
         self._memory[device.data_ptr()] = host, device
         return Buffer(host.numpy(), device.data_ptr())
 
@@ -74,3 +75,19 @@ class TorchCuda:
     def close(self) -> None:
         self._graphs.clear()
         self._memory.clear()
+
+
+@contextmanager
+def memory_told() -> Generator[None]:
+    """Says in one line that there is no memory left.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        yield
+    # The second is of what torch's own allocator does not give, such as pinned memory.
+    except (torch.cuda.OutOfMemoryError, torch.cuda.AcceleratorError) as error:
+        if "out of memory" not in str(error):
+            raise
+        raise out_of_memory() from error

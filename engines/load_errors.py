@@ -1,4 +1,5 @@
-"""Why a runtime cannot load an ONNX file: the one sentence of its report that says so, and the page that tells more."""
+"""Why a runtime cannot load or run an ONNX file: the one sentence of its report that says so, and the page that tells
+more."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ class Sign:
     page: Page
 
 
-#: As ONNX Runtime 1.32 and OpenVINO 2026.4 write them.
+#: As ONNX Runtime 1.32 and OpenVINO 2026.4 write them. Memory first: whatever else they say follows from it.
 SIGNS = (
+    Sign(
+        r"Failed to allocate memory.*|std::bad_alloc|CUDA failure 2: out of memory|CU\w+_STATUS_ALLOC_FAILED",
+        page="out-of-memory",
+    ),
     Sign(r"Unsupported model IR version.*|Opset \d+ is under development", page="opset"),
     Sign(
         r"Could not find an implementation for .*|No Op registered for .*|\S+ is not a registered function/op"
@@ -35,9 +40,18 @@ def first_line(error: Exception) -> str:
 
 def cannot_load(runtime: str, path: Path, error: Exception) -> UsageError:
     """The error for a file that ``runtime`` refused with ``error``, whose reports run over lines and source files."""
-    report = str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _told(f"{runtime} cannot load {path}", error, otherwise=lines[-1] if lines else type(error).__name__)
+
+
+def cannot_run(runtime: str, batch: int, error: Exception) -> UsageError:
+    """The error for a batch on which ``runtime`` failed with ``error``."""
+    return _told(f"{runtime} cannot run this batch of {batch}", error, otherwise=first_line(error))
+
+
+def _told(action: str, error: Exception, *, otherwise: str) -> UsageError:
+    """``action`` with the sentence of a sign, where the error bears one."""
     for sign in SIGNS:
-        if found := re.search(sign.sentence, report):
-            return UsageError(f"{runtime} cannot load {path}: {found[0].strip()}", page=sign.page)
-    lines = [line.strip() for line in report.splitlines() if line.strip()]
-    return UsageError(f"{runtime} cannot load {path}: {lines[-1] if lines else type(error).__name__}")
+        if found := re.search(sign.sentence, str(error)):
+            return UsageError(f"{action}: {found[0].strip()}", page=sign.page)
+    return UsageError(f"{action}: {otherwise}")

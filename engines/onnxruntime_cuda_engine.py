@@ -12,7 +12,7 @@ from ..model.errors import UsageError
 from .base import TensorSpec
 from .cuda_engine import CudaEngine, shape_of
 from .cuda_memory import open_cuda
-from .load_errors import cannot_load
+from .load_errors import cannot_load, cannot_run
 
 PROVIDER = "CUDAExecutionProvider"
 FATAL_ONLY = 4
@@ -71,7 +71,7 @@ class OnnxRuntimeCudaEngine(CudaEngine):
         try:
             self._session.run_with_iobinding(*self._bindings[batch])
         except Exception as error:  # onnxruntime raises a dozen types of its own, all Exception
-            raise UsageError(f"ONNX Runtime cannot run this batch of {batch} on the GPU: {_first(error)}") from error
+            raise cannot_run("ONNX Runtime on CUDA", batch, error) from error
 
     def _bind(self, batch: int) -> tuple[Any, onnxruntime.RunOptions]:
         binding = self._session.io_binding()
@@ -107,7 +107,3 @@ def _open_session(path: Path, *, graphs: bool) -> onnxruntime.InferenceSession:
             "ONNX Runtime fell back to the CPU: its CUDA provider finds no GPU, or libraries of another CUDA"
         )
     return session
-
-
-def _first(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

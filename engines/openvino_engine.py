@@ -59,7 +59,7 @@ class OpenVinoEngine(EngineBase):
             raise UsageError("this CPU has no bfloat16 arithmetic: choose --precision fp32")
         try:
             compiled = core.compile_model(path, "CPU", options)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise cannot_load("OpenVINO", path, error) from error
         self._request = compiled.create_infer_request()
 

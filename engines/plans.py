@@ -91,7 +91,8 @@ def require_plans(bundle: Bundle, precision: Precision) -> None:
     if not plans_of(bundle.manifest, precision):
         raise UsageError(
             f"{bundle.path} has no {precision} TensorRT plan: build one on the machine that will run it with "
-            f"`{build_command(bundle, precision)}`"
+            f"`{build_command(bundle, precision)}`",
+            page="wrong-gpu",
         )
 
 

@@ -45,7 +45,8 @@ def refuse_unproved(bundle: Bundle, record: FileRecord, host: Host) -> None:
     if record.verdicts.get("parity") != "passed" and (proof is None or proof.evidence.verdict != "passed"):
         raise RefusedError(
             f"{bundle.file(record)} has never run, so nothing proves what it decides: "
-            f"run `coronanet verify {bundle.path}` on this machine first"
+            f"run `coronanet verify {bundle.path}` on this machine first",
+            page="gate-refused",
         )
 
 

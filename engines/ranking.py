@@ -1,5 +1,8 @@
 """Which engine and precision is the fastest on this machine, of those that the gates let through.
 
+A difference of less than ``FLOOR`` is none (decision 24): of ways that are as fast, the most exact is taken, so that
+nobody pays with precision for what the next measurement may not find again.
+
 Measured, recorded in the user's cache under the bundle's hash and the machine's fingerprint, and read from there; a
 bundle never changes for it.
 """
@@ -8,7 +11,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -33,6 +37,10 @@ from .plans import plans_of
 from .predictor import Choice, Predictor, reference_of
 from .slices import GateSlices, phantom_slices
 
+#: How much faster, as a share, a way must be to be called faster.
+FLOOR = 0.02
+#: From the most exact precision to the least.
+EXACTNESS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 WARM_UP = 3
 ROUNDS = 12
 LEAST_ROUNDS = 3
@@ -61,7 +69,7 @@ class Ranked(StrictModel):
 
 
 class Ranking(StrictModel):
-    """Every way that was tried, fastest first, those that did not pass last.
+    """Every way that was tried, as ``best_first`` orders them.
 
     ``real`` is false where the gates looked at the phantom: no reduced precision is among those that passed then.
     """
@@ -74,7 +82,7 @@ class Ranking(StrictModel):
 
     @property
     def best(self) -> Choice:
-        """The fastest way that passed.
+        """The fastest way that passed; the most exact of those that are as fast.
 
         Raises:
             UsageError: none did.
@@ -108,7 +116,7 @@ def candidates(bundle: Bundle) -> list[Choice]:
 def choose(
     bundles: Mapping[TaskName, Bundle], *, data: Path | None = None, progress: Callable[[str], None] | None = None
 ) -> dict[TaskName, Choice]:
-    """The fastest way that passed on this machine for each bundle, measured now where no record is there, or one of
+    """The best way that passed on this machine for each bundle, measured now where no record is there, or one of
     the phantom's and real slices are.
 
     Args:
@@ -147,7 +155,7 @@ def rank(bundle: Bundle, slices: GateSlices, *, margin: float = MARGIN) -> Ranki
 def measure(
     bundle: Bundle, reference: Reference, *, margin: float, known: Mapping[Choice, Ranked] | None = None
 ) -> tuple[Ranked, ...]:
-    """Every way to run the bundle here, fastest first.
+    """Every way to run the bundle here, as ``best_first`` orders them.
 
     Args:
         margin: how much Dice or AUC a reduced precision may lose.
@@ -173,8 +181,23 @@ def measure(
         else way.model_copy(update={"latency_ms": latency.get(way.choice)})
         for way in ways
     ]
-    timed.sort(key=lambda way: (way.verdict != "passed", way.latency_ms or 0.0))
-    return tuple(timed)
+    return best_first(timed)
+
+
+def best_first(ways: Iterable[Ranked]) -> tuple[Ranked, ...]:
+    """The ways by speed, those that did not pass last.
+
+    Those than which the fastest is not faster by ``FLOOR`` lead, the most exact before the others.
+    """
+    ways = list(ways)
+    fastest = min((way.latency_ms for way in ways if way.verdict == "passed" and way.latency_ms), default=0.0)
+
+    def place(way: Ranked) -> tuple[bool, bool, int, float]:
+        ms = way.latency_ms or 0.0
+        slower = fastest < (1 - FLOOR) * ms
+        return way.verdict != "passed", slower, 0 if slower else EXACTNESS.index(way.precision), ms
+
+    return tuple(sorted(ways, key=place))
 
 
 def examine(choice: Choice, reference: Reference, predictor: Predictor, *, margin: float) -> Ranked:
@@ -200,23 +223,19 @@ def _way(choice: Choice, verdict: Verdict, reason: str, evidence: Evidence | Non
 
 
 def worth_it(ways: Sequence[Ranked], precision: Precision) -> Gate:
-    """Whether an ONNX file of a reduced precision is faster on this CPU than the fastest way without it."""
-
-    def fastest(uses_it: bool) -> Ranked | None:
-        passed = [
-            way
-            for way in ways
-            if way.latency_ms is not None and way.backend not in GPU_BACKENDS and _uses(way, precision) == uses_it
-        ]
-        return min(passed, key=lambda way: way.latency_ms or 0.0, default=None)
-
-    own, other = fastest(True), fastest(False)
+    """Whether an ONNX file of a reduced precision is what this CPU would be given: it is faster than the best way
+    without it by ``FLOOR``, or as fast as a less exact one."""
+    passed = best_first(way for way in ways if way.latency_ms is not None and way.backend not in GPU_BACKENDS)
+    own = next((way for way in passed if _uses(way, precision)), None)
+    other = next((way for way in passed if not _uses(way, precision)), None)
     if own is None or other is None or own.latency_ms is None or other.latency_ms is None:
         return Gate(gate="worth_it", verdict="not_run", reason="no way to run it passed the other gates here")
     figures = {"ms": own.latency_ms, "ms_without": other.latency_ms, "speedup": other.latency_ms / own.latency_ms}
-    if own.latency_ms < other.latency_ms:
+    # As `best_first` would choose: what is called worth it here is what is run here.
+    if own is passed[0]:
         return Gate(gate="worth_it", verdict="passed", reason="", figures=figures)
-    reason = f"{own.choice} takes {own.latency_ms:.1f} ms here, {other.choice} {other.latency_ms:.1f} ms: not selected"
+    took = f"{own.choice} takes {own.latency_ms:.1f} ms here, {other.choice} {other.latency_ms:.1f} ms"
+    reason = f"{took}: not faster by {100 * FLOOR:.0f} %, so not selected"
     return Gate(gate="worth_it", verdict="refused", reason=reason, figures=figures)
 
 
@@ -226,16 +245,18 @@ def _uses(way: Ranked, precision: Precision) -> bool:
 
 def _time_in_turn(engines: Mapping[Choice, Engine]) -> tuple[dict[Choice, float], dict[Choice, str]]:
     """Median milliseconds of one slice, and why those failed that did; in turn, so that a machine that slows down slows
-    all of them.
+    all of them, each turn from another one on, so that none is always the first.
 
     Those that take more than ``TOO_SLOW`` times as long as the fastest are timed in the first rounds only.
     """
     samples: dict[Choice, list[float]] = {choice: [] for choice in engines}
     failed: dict[Choice, str] = {}
     rng = np.random.default_rng(0)
+    order = deque(engines.items())
     for turn in range(WARM_UP + ROUNDS):
         best = min((min(times) for times in samples.values() if times), default=np.inf)
-        for choice, engine in engines.items():
+        order.rotate(-1)
+        for choice, engine in order:
             if choice in failed or (len(samples[choice]) >= LEAST_ROUNDS and min(samples[choice]) > TOO_SLOW * best):
                 continue
             spec = engine.inputs[0]

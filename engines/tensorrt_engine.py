@@ -7,7 +7,7 @@ import numpy as np
 
 from ..model.errors import RefusedError
 from .base import TensorSpec
-from .bundle import Bundle, FileRecord, PlanTarget, Precision
+from .bundle import REMEDY, Bundle, FileRecord, PlanTarget, Precision
 from .cuda_engine import CudaEngine, shape_of
 from .cuda_memory import open_cuda
 from .plans import built_here, choose_plan, find_hosts, require_plans
@@ -144,7 +144,10 @@ def load_plan(runtime: TensorRT, path: Path, target: PlanTarget, weights: Path |
 def _check_tensors(runtime: TensorRT, engine: Any, path: Path, specs: tuple[TensorSpec, ...]) -> None:
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     if names != {spec.name for spec in specs}:
-        raise RefusedError(f"{path} has the tensors {sorted(names)}, its manifest {[spec.name for spec in specs]}")
+        raise RefusedError(
+            f"{path} has the tensors {sorted(names)}, its manifest {[spec.name for spec in specs]}: {REMEDY}",
+            page="corrupted-file",
+        )
     for spec in specs:
         found = np.dtype(runtime.api.nptype(engine.get_tensor_dtype(spec.name)))
         if found != np.dtype(spec.dtype) or tuple(engine.get_tensor_shape(spec.name)) != spec.shape:

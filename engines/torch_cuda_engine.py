@@ -1,7 +1,5 @@
 """The card's own torch network on the GPU, rewritten for inference, in float32 or float16."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,7 +12,7 @@ from .base import TensorSpec
 from .bundle import WEIGHTS, Bundle, FileRecord
 from .cuda_engine import CudaEngine, shape_of
 from .cuda_memory import NoGpuError, no_gpu
-from .cuda_torch import TorchCuda
+from .cuda_torch import TorchCuda, memory_told
 from .fused import rewrite
 
 #: The weights are cast, and so are the pixels on the GPU; what goes in and comes out is float32 in either.
@@ -69,21 +67,6 @@ class TorchCudaEngine(CudaEngine):
 
     def _tensor(self, spec: TensorSpec, batch: int) -> torch.Tensor:
         return self._torch.tensor(self._buffers[spec.name], getattr(torch, spec.dtype), shape_of(spec, batch))
-
-
-@contextmanager
-def memory_told() -> Generator[None]:
-    """Says in one line that the GPU has no memory left.
-
-    Raises:
-        UsageError: it has none.
-    """
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise UsageError(
-            "the GPU is out of memory: send smaller batches, or end what else uses it", page="out-of-memory"
-        ) from error
 
 
 def open_torch_cuda(

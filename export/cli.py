@@ -301,7 +301,7 @@ def _cell(record: FileRecord, name: GateName, verdict: Verdict | None) -> str:
             changes = [f"{value:+.4f}" for figure, value in figures.items() if figure.endswith("_change")]
             return " ".join([verdict or "", *changes])
         case "worth_it" if gate and "speedup" in figures:
-            return f"{'faster' if verdict == 'passed' else 'slower'} here, x {figures['speedup']:.2f}"
+            return f"{'yes' if verdict == 'passed' else 'no'}, x {figures['speedup']:.2f} here"
         case _:
             return verdict or ""
 

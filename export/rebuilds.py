@@ -1,7 +1,8 @@
 """Rebuild variance: what changes when the same weights are exported again.
 
-A tracer, a quantizer or a compiler may choose otherwise the next time. Every network is built ``--rebuilds`` times, and
-the spread of its Dice and the labels that flip between builds stand in the manifest beside its parity.
+A tracer or a quantizer may choose otherwise the next time. Every ONNX network is built ``--rebuilds`` times, and the
+spread of its Dice and the labels that flip between builds stand in the manifest beside its parity. Plans are not: their
+bytes differ from build to build, and what one decides shows on its GPU alone.
 """
 
 import tempfile
@@ -80,7 +81,7 @@ def _run_all(bundle: Bundle, reference: Reference, *, must: Collection[Choice] =
         except Exception as error:  # a runtime that fails raises what it likes
             if choice in must:
                 why = f"{choice} ran the first build of these weights and does not run another: {error}"
-                raise RefusedError(why) from error
+                raise RefusedError(why, page="gate-refused") from error
     return found
 
 

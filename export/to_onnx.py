@@ -132,7 +132,7 @@ def check_contract(path: Path, inputs: tuple[TensorRecord, ...], outputs: tuple[
     for kind, wanted, found in (("inputs", inputs, graph.input), ("outputs", outputs, graph.output)):
         names = [tensor.name for tensor in found]
         if names != [record.name for record in wanted]:
-            raise RefusedError(f"{path.name}: expected {kind} {[record.name for record in wanted]}, found {names}")
+            raise _refused(path, f"{kind} {[record.name for record in wanted]}", f"found {names}")
         for record, tensor in zip(wanted, found, strict=True):
             _check_tensor(path, record, tensor)
 
@@ -141,17 +141,21 @@ def _check_tensor(path: Path, record: TensorRecord, tensor: onnx.ValueInfoProto)
     kind = tensor.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else DYNAMIC for axis in kind.shape.dim)
     if len(shape) != len(record.shape):
-        raise RefusedError(f"{path.name}: expected {record.spec} with {len(record.shape)} axes, found {len(shape)}")
+        raise _refused(path, f"{record.spec} with {len(record.shape)} axes", f"found {len(shape)}")
     # A dynamic axis of an output may be deduced as anything; a fixed axis must be what the contract says.
     if any(
         wanted != DYNAMIC and size not in (wanted, DYNAMIC) for wanted, size in zip(record.shape, shape, strict=True)
     ):
-        raise RefusedError(f"{path.name}: expected {record.spec}, found shape {list(shape)}")
+        raise _refused(path, str(record.spec), f"found shape {list(shape)}")
     if any(wanted == DYNAMIC and size != DYNAMIC for wanted, size in zip(record.shape, shape, strict=True)):
-        raise RefusedError(f"{path.name}: expected {record.spec}, but an axis was fixed: {list(shape)}")
+        raise _refused(path, str(record.spec), f"but an axis was fixed: {list(shape)}")
     dtype = NUMPY_NAMES.get(kind.elem_type, onnx.TensorProto.DataType.Name(kind.elem_type))
     if dtype != record.dtype:
-        raise RefusedError(f"{path.name}: expected {record.spec}, found {dtype}")
+        raise _refused(path, str(record.spec), f"found {dtype}")
+
+
+def _refused(path: Path, expected: str, found: str) -> RefusedError:
+    return RefusedError(f"{path.name}: expected {expected}, {found}", page="gate-refused")
 
 
 def _example(record: TensorRecord) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..console import warn
 from ..engines.base import DYNAMIC
 from ..engines.bundle import Bundle, Evidence, FileRecord, Gate, PlanTarget, hash_file
 from ..engines.places import cache_home
@@ -195,14 +196,23 @@ def _make_monitor(runtime: TensorRT, progress: Progress) -> Any:
 
 
 def _open_timing_cache(runtime: TensorRT, config: Any, target: PlanTarget) -> Path | None:
-    """Give a build what earlier ones measured on this GPU; returns where it is kept."""
+    """Give a build what earlier ones measured on this GPU; returns where it is kept.
+
+    What cannot be used is left out with a warning, and replaced by what this build measures.
+    """
     if not runtime.has_timing_cache:
         return None
     gpu = re.sub(r"[^\w.-]+", "-", target.gpu or "unknown")
     path = cache_home() / "timing" / f"{runtime.name}-{runtime.version}-{gpu}.cache"
+    # What TensorRT logs about a cache is no reason for a build that fails later.
+    logged = list(runtime.messages)
+    runtime.messages.clear()
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    # One that cannot be read starts empty.
-    config.set_timing_cache(cache or config.create_timing_cache(b""), False)
+    if cache is None or not config.set_timing_cache(cache, False) or runtime.messages:
+        warn(f"{path} cannot be used: kernels are timed anew, and it is replaced")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    runtime.messages.clear()
+    runtime.messages.extend(logged)
     return path
 
 

@@ -34,13 +34,13 @@ def test_one_flipped_byte_in_any_file_is_refused_by_name(copy: Path, name: str) 
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(RefusedError, match=rf"{name} was changed after export .*coronanet export"):
+    with pytest.raises(RefusedError, match=rf"{name} was changed after export .*coronanet export.*#corrupted-file"):
         Bundle.open(copy)
 
 
 def test_a_missing_file_is_refused_by_name(copy: Path) -> None:
     (copy / "decide.onnx").unlink()
-    with pytest.raises(RefusedError, match=r"decide\.onnx is missing"):
+    with pytest.raises(RefusedError, match=r"decide\.onnx is missing.*#corrupted-file"):
         Bundle.open(copy)
 
 
@@ -49,13 +49,13 @@ def test_two_swapped_files_are_refused(copy: Path) -> None:
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
-    with pytest.raises(RefusedError, match="was changed after export"):
+    with pytest.raises(RefusedError, match=r"was changed after export.*#corrupted-file"):
         Bundle.open(copy)
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(copy: Path) -> None:
     (copy / "network.fp8.onnx").write_bytes(b"")
-    with pytest.raises(RefusedError, match=r"network\.fp8\.onnx is not in the manifest"):
+    with pytest.raises(RefusedError, match=r"network\.fp8\.onnx is not in the manifest.*#corrupted-file"):
         Bundle.open(copy)
 
 
@@ -63,7 +63,7 @@ def test_a_manifest_that_names_a_file_outside_is_refused(copy: Path) -> None:
     manifest = json.loads((copy / MANIFEST).read_text())
     manifest["files"][0]["path"] = "../card.json"
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(RefusedError, match="outside the bundle"):
+    with pytest.raises(RefusedError, match=r"outside the bundle, \.\./card\.json: export it again.*#corrupted-file"):
         Bundle.open(copy)
 
 
@@ -81,13 +81,31 @@ def test_an_unknown_or_missing_key_of_the_manifest_is_named(
     manifest = json.loads((copy / MANIFEST).read_text())
     edit(manifest)
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(RefusedError, match=rf"{named}.*export it again"):
+    with pytest.raises(RefusedError, match=rf"{named}.*export it again.*#corrupted-file"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda manifest: manifest.update(name="classification"), "is classification, its card says lung_segmentation"),
+        (lambda manifest: manifest["files"].append(manifest["files"][0]), "lists a file twice"),
+        (lambda manifest: manifest["files"].remove(manifest["files"][0]), r"does not list card\.json"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    copy: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    edit(manifest)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RefusedError, match=rf"{message}: export it again.*#corrupted-file"):
         Bundle.open(copy)
 
 
 def test_a_truncated_manifest_is_refused_with_the_remedy(copy: Path) -> None:
     (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes()[:100])
-    with pytest.raises(RefusedError, match=r"is not a valid manifest.*export it again"):
+    with pytest.raises(RefusedError, match=r"is not a valid manifest.*export it again.*#corrupted-file"):
         Bundle.open(copy)
 
 

@@ -1,18 +1,22 @@
 """A GPU through whichever package is there."""
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from coronanet.engines import cuda_memory
-from coronanet.engines.cuda_memory import Buffer, Device, NoGpuError, find_device, open_cuda
+from coronanet.engines.cuda_memory import Buffer, Cuda, Device, NoGpuError, find_device, open_cuda
+from coronanet.engines.cuda_pycuda import PycudaCuda
+from coronanet.engines.cuda_torch import TorchCuda
 from coronanet.model.errors import MissingPackageError, UsageError
 
 
-def _raise(error: Exception) -> Callable[[], Any]:
-    def opener() -> Any:
+def _raise(error: Exception) -> Callable[..., Any]:
+    def opener(*_: object, **__: object) -> Any:
         raise error
 
     return opener
@@ -64,6 +68,76 @@ def test_a_view_is_the_first_bytes_of_the_pinned_memory() -> None:
     buffer.view("float32", (2, 3))[:] = 1
     assert buffer.host.view(np.float32)[:6].tolist() == [1] * 6
     assert not buffer.host[24:].any()
+
+
+class DriverError(Exception):
+    """What pycuda raises."""
+
+
+class DriverMemoryError(DriverError):
+    """And where memory ran out."""
+
+
+def through_bindings(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    module = pytest.importorskip("coronanet.engines.cuda_bindings", reason="cuda-python is not installed")
+    kinds = module.runtime.cudaError_t
+    exhausted = SimpleNamespace(
+        cudaError_t=kinds, cudaHostAllocDefault=0, cudaHostAlloc=lambda *_: (kinds.cudaErrorMemoryAllocation, None)
+    )
+    monkeypatch.setattr(module, "runtime", exhausted)
+    return object.__new__(module.BindingsCuda)
+
+
+def through_torch(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Cuda:
+    monkeypatch.setattr(torch, "empty", _raise(error))
+    return object.__new__(TorchCuda)
+
+
+def through_pycuda(monkeypatch: pytest.MonkeyPatch, **calls: Callable[..., Any]) -> Cuda:
+    context = SimpleNamespace(push=lambda: None, pop=lambda: None)
+    device = SimpleNamespace(
+        name=lambda: "NVIDIA L4", compute_capability=lambda: (8, 9), retain_primary_context=lambda: context
+    )
+    driver = SimpleNamespace(
+        Error=DriverError,
+        MemoryError=DriverMemoryError,
+        init=lambda: None,
+        Device=lambda _: device,
+        Stream=lambda: None,
+    )
+    driver.mem_alloc = lambda _: 0
+    vars(driver).update(calls)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    return PycudaCuda()
+
+
+TORCH_GPU = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+TORCH_PINNED = torch.cuda.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously")
+PYCUDA = DriverMemoryError("cuMemAlloc failed: out of memory")
+
+
+@pytest.mark.parametrize(
+    "exhausted",
+    [
+        pytest.param(through_bindings, id="cuda-python"),
+        pytest.param(lambda patch: through_torch(patch, TORCH_GPU), id="torch"),
+        pytest.param(lambda patch: through_torch(patch, TORCH_PINNED), id="torch, pinned"),
+        pytest.param(lambda patch: through_pycuda(patch, mem_alloc=_raise(PYCUDA)), id="pycuda"),
+        pytest.param(lambda patch: through_pycuda(patch, pagelocked_empty=_raise(PYCUDA)), id="pycuda, pinned"),
+    ],
+)
+def test_where_no_memory_is_left_for_a_buffer_it_is_one_line_with_the_page(
+    monkeypatch: pytest.MonkeyPatch, exhausted: Callable[[pytest.MonkeyPatch], Cuda]
+) -> None:
+    cuda = exhausted(monkeypatch)
+    with pytest.raises(UsageError, match=r"^the GPU is out of memory: .*docs/errors\.md#out-of-memory\)$"):
+        cuda.buffer(1 << 40)
+
+
+def test_another_fault_of_the_gpu_is_not_called_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = through_torch(monkeypatch, torch.cuda.AcceleratorError("CUDA error: unspecified launch failure"))
+    with pytest.raises(torch.cuda.AcceleratorError, match="unspecified launch failure"):
+        cuda.buffer(1)
 
 
 @pytest.mark.gpu

@@ -3,17 +3,16 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from coronanet.engines.base import Tensors
+from coronanet.engines.base import Tensors, TensorSpec
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.cuda_engine import CudaEngine
-from coronanet.engines.cuda_memory import Device
+from coronanet.engines.cuda_memory import Buffer, Device
 from coronanet.engines.open import Backend, is_installed, open_engine
 from coronanet.engines.slices import phantom_slices
-from coronanet.engines.torch_cuda_engine import memory_told
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
 from coronanet.model.errors import MissingPackageError, UsageError
@@ -130,7 +129,53 @@ def test_a_file_that_is_no_network_is_refused(gpu: Device, tiny_bundle: Bundle, 
         open_engine(bundle, backend="onnxruntime_cuda")
 
 
-def test_a_gpu_without_memory_says_so_in_a_line_with_a_page() -> None:
-    message = r"the GPU is out of memory: send smaller batches.*docs/errors.md#out-of-memory"
-    with pytest.raises(UsageError, match=message), memory_told():
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+            "Name:'up_3' Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* "
+            "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for requested buffer "
+            "of size 8388608000\n",
+            r"batch of 2: Failed to allocate memory for .* of size 8388608000 \(docs/errors\.md#out-of-memory",
+        ),
+        (
+            "Non-zero status code returned while running Conv node. CUDA failure 2: out of memory ; GPU=0",
+            r"batch of 2: CUDA failure 2: out of memory \(docs/errors\.md#out-of-memory",
+        ),
+        ("the device is lost\nat line 7", r"batch of 2: the device is lost$"),
+    ],
+    ids=["its arena", "CUDA", "another fault"],
+)
+def test_a_batch_that_onnx_runtime_cannot_run_is_one_line_and_has_the_page_of_memory_where_that_ran_out(
+    monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    module = pytest.importorskip("coronanet.engines.onnxruntime_cuda_engine")
+    nothing = SimpleNamespace(bind_input=lambda *_: None, bind_output=lambda *_: None)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(said)
+
+    session = SimpleNamespace(io_binding=lambda: nothing, run_with_iobinding=fail)
+    monkeypatch.setattr(module, "open_cuda", FakeCuda)
+    monkeypatch.setattr(module, "load_libraries", lambda: None)
+    monkeypatch.setattr(module, "_open_session", lambda *_, **__: session)
+    specs = (TensorSpec("pixels", "float32", (-1, 1, 64, 64)),), (TensorSpec("logits", "float32", (-1, 1)),)
+    with (
+        module.OnnxRuntimeCudaEngine(Path("network.onnx"), *specs, 8) as engine,
+        pytest.raises(UsageError, match=f"ONNX Runtime on CUDA cannot run this {told}"),
+    ):
+        engine.infer(noise(2))
+
+
+class FakeCuda:
+    """A GPU on which nothing happens."""
+
+    captures = False
+
+    def buffer(self, size: int) -> Buffer:
+        return Buffer(np.zeros(size, np.uint8), address=0)
+
+    def upload(self, *_: object) -> None: ...
+    def synchronise(self) -> None: ...
+    def close(self) -> None: ...

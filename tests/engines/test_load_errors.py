@@ -1,5 +1,6 @@
 """A file that a runtime refuses is one line with the reason, and the page that is about it."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,38 @@ def test_the_reason_and_the_page_are_named(
     with pytest.raises(UsageError, match=rf"cannot load {path}: .*{reason}.*docs/errors\.md#{page}\)$") as raised:
         open_onnx(path, (), (), 1, backend=backend, precision="fp32")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "error"),
+    [
+        (
+            "onnxruntime",
+            "InferenceSession",
+            RuntimeError(
+                "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: /onnxruntime_src/"
+                "onnxruntime/core/framework/bfc_arena.cc:376 AllocateRawInternal(size_t) Failed to allocate memory "
+                "for requested buffer of size 1179648\n"
+            ),
+        ),
+        ("onnxruntime", "InferenceSession", MemoryError("std::bad_alloc")),
+        ("openvino", "Core", RuntimeError("Exception from src/inference/src/cpp/core.cpp:109:\nstd::bad_alloc\n")),
+        ("openvino", "Core", MemoryError("std::bad_alloc")),
+    ],
+)
+def test_a_file_for_which_no_memory_is_left_has_the_page_of_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Backend, name: str, error: Exception
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    runtime = importlib.import_module(backend)
+    monkeypatch.setattr(getattr(runtime, name), "compile_model" if name == "Core" else "__init__", exhausted)
+    message = (
+        r"cannot load \S+: (Failed to allocate memory for .* 1179648|std::bad_alloc) \(docs/errors\.md#out-of-memory"
+    )
+    with pytest.raises(UsageError, match=message):
+        open_onnx(tmp_path / "network.onnx", (), (), 1, backend=backend, precision="fp32")
 
 
 def test_another_reason_is_the_last_line_of_the_report(tmp_path: Path) -> None:

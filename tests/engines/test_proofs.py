@@ -33,7 +33,9 @@ def proof(verdict: Verdict) -> Proof:
 def test_a_plan_that_never_ran_is_refused_with_the_command_that_runs_it(
     tiny_bundle: Bundle, record: FileRecord
 ) -> None:
-    with pytest.raises(RefusedError, match=rf"has never run.*`coronanet verify {tiny_bundle.path}` on this machine"):
+    with pytest.raises(
+        RefusedError, match=rf"has never run.*`coronanet verify {tiny_bundle.path}` on this machine.*#gate-refused"
+    ):
         refuse_unproved(tiny_bundle, record, HERE)
 
 

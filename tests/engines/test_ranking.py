@@ -1,6 +1,9 @@
 """`auto` is measured, recorded, and never something that did not pass."""
 
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -8,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from coronanet.engines import ranking
-from coronanet.engines.base import Tensors
-from coronanet.engines.bundle import Bundle
+from coronanet.engines.base import EngineBase, Tensors, TensorSpec
+from coronanet.engines.bundle import Bundle, Precision
 from coronanet.engines.onnxruntime_engine import OnnxRuntimeEngine
 from coronanet.engines.open import open_engine
 from coronanet.engines.openvino_engine import OpenVinoEngine
@@ -20,6 +23,7 @@ from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
 
 TASK: TaskName = "lung_segmentation"
+REDUCED_FILES: tuple[Precision, ...] = ("fp16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +37,69 @@ def test_every_candidate_is_judged_and_the_fastest_that_passed_is_chosen(
     assert {way.choice for way in ranked.ways} == set(ranking.candidates(bundles[TASK]))
     passed = [way for way in ranked.ways if way.verdict == "passed"]
     assert passed
-    latencies = [way.latency_ms for way in passed]
-    assert latencies == sorted(latencies, key=lambda latency: latency or 0.0)
+    assert all(way.latency_ms for way in passed)
+    assert ranked.ways == ranking.best_first(reversed(ranked.ways))
     assert ranked.best == passed[0].choice
+
+
+@pytest.mark.parametrize(
+    ("ms", "best"),
+    [
+        ({"fp32": 10.0, "int8": 9.9}, "fp32"),
+        ({"fp32": 10.0, "int8": 9.7}, "int8"),
+        ({"fp32": 10.0, "bf16": 9.85, "int8": 9.7}, "bf16"),
+        ({"fp32": 20.0, "fp16": 10.1, "int8": 10.0}, "fp16"),
+        ({"fp32": 20.0, "fp16": 10.1, "bf16": 10.0}, "fp16"),
+        ({"fp32": 20.0, "fp16": 10.3, "int8": 10.0}, "int8"),
+    ],
+)
+def test_of_ways_that_are_as_fast_the_most_exact_is_best_and_only_what_is_best_is_worth_it(
+    ranked: ranking.Ranking, ms: dict[Precision, float], best: Precision
+) -> None:
+    assert ranked.ways[0].verdict == "passed"
+    backends = {"bf16": "openvino"}
+    ways = [
+        ranked.ways[0].model_copy(
+            update={"backend": backends.get(name, "onnxruntime"), "precision": name, "latency_ms": took}
+        )
+        for name, took in ms.items()
+    ]
+    for order in (ways, ways[::-1]):
+        assert ranking.best_first(order)[0].precision == best
+        for precision in REDUCED_FILES:
+            wanted = "passed" if precision == best else "refused" if precision in ms else "not_run"
+            assert ranking.worth_it(order, precision).verdict == wanted
+
+
+def test_ways_are_timed_in_turns_and_each_is_the_first_as_often(
+    ranked: ranking.Ranking, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Choice] = []
+
+    class Told(EngineBase):
+        def __init__(self, choice: Choice) -> None:
+            super().__init__((TensorSpec("pixels", "float32", (-1, 1, 4, 4)),), (), 1)
+            self.choice = choice
+
+        def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+            asked.append(self.choice)
+            return {}
+
+    choices = [Choice("onnxruntime"), Choice("openvino"), Choice("openvino", "bf16")]
+    opened = SimpleNamespace(open=lambda _, choice: nullcontext(SimpleNamespace(network=Told(choice))))
+    monkeypatch.setattr(ranking, "candidates", lambda _: choices)
+    monkeypatch.setattr(ranking, "Predictor", opened)
+    monkeypatch.setattr(ranking, "ROUNDS", 12)
+    monkeypatch.setattr(ranking, "TOO_SLOW", np.inf)
+    known = {
+        choice: ranked.ways[0].model_copy(update={"backend": choice.backend, "precision": choice.precision})
+        for choice in choices
+    }
+    untold: Any = None
+    ranking.measure(tiny_bundle, untold, margin=0.0, known=known)
+    turns = [asked[start : start + 3] for start in range(0, len(asked), 3)]
+    assert all(set(turn) == set(choices) for turn in turns)
+    assert Counter(turn[0] for turn in turns) == dict.fromkeys(choices, 5)
 
 
 def test_a_way_that_was_refused_is_not_chosen_however_fast(ranked: ranking.Ranking) -> None:
@@ -105,7 +169,7 @@ def test_an_engine_that_fails_is_passed_over_with_its_reason_and_the_others_are_
     assert ways[1].latency_ms is None
 
 
-@pytest.mark.parametrize(("ms", "verdict"), [(5.0, "passed"), (20.0, "refused")])
+@pytest.mark.parametrize(("ms", "verdict"), [(5.0, "passed"), (9.9, "refused"), (20.0, "refused")])
 def test_a_file_is_worth_it_where_it_is_faster_than_the_fastest_without_it(
     ranked: ranking.Ranking, ms: float, verdict: str
 ) -> None:
@@ -114,7 +178,7 @@ def test_a_file_is_worth_it_where_it_is_faster_than_the_fastest_without_it(
     gate = ranking.worth_it([other, own], "int8")
     assert gate.verdict == verdict
     assert gate.figures["speedup"] == 10 / ms
-    assert ("not selected" in gate.reason) is (verdict == "refused")
+    assert ("not faster by 2 %, so not selected" in gate.reason) is (verdict == "refused")
     assert ranking.worth_it([other], "int8").verdict == "not_run"
 
 

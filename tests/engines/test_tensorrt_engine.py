@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from coronanet.engines import tensorrt_engine as module
-from coronanet.engines.bundle import MANIFEST, Bundle, FileRecord, Precision
+from coronanet.engines.base import TensorSpec
+from coronanet.engines.bundle import MANIFEST, Bundle, FileRecord, PlanTarget, Precision
 from coronanet.engines.cuda_memory import Device, find_device
 from coronanet.engines.open import open_engine
 from coronanet.engines.plans import Host
@@ -40,7 +42,9 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, record: FileRecord, capability: st
 
 
 def test_a_bundle_without_a_plan_says_how_to_build_one_whatever_the_machine(tiny_bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match=r"has no fp32 TensorRT plan: build one .* `coronanet export \S+ --tensorrt"):
+    with pytest.raises(
+        UsageError, match=r"has no fp32 TensorRT plan: build one .* `coronanet export \S+ --tensorrt.*#wrong-gpu"
+    ):
         open_engine(tiny_bundle, backend="tensorrt")
 
 
@@ -128,8 +132,44 @@ def test_a_file_that_is_no_plan_is_refused_by_the_library(
     assert record.target is not None
     path = tmp_path / "broken.plan"
     path.write_bytes(content)
-    with pytest.raises(RefusedError, match=rf"cannot load \S+broken.plan: the file is {reason}"):
+    with pytest.raises(RefusedError, match=rf"cannot load \S+broken.plan: the file is {reason}.*#corrupted-file"):
         module.load_plan(load_runtime(record.target.runtime), path, record.target, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "message"),
+    [
+        (
+            ["image", "logits"],
+            (-1, 1, 64, 64),
+            r"has the tensors \['image', 'logits'\], its manifest \['pixels', 'logits'\]",
+        ),
+        (
+            ["pixels", "logits"],
+            (-1, 1, 64, 32),
+            r"expected pixels float32 \[\?, 1, 64, 64\], found float32 \[-1, 1, 64, 32\]",
+        ),
+    ],
+)
+def test_a_plan_of_other_tensors_than_its_manifest_says_is_refused(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], shape: tuple[int, ...], message: str
+) -> None:
+    engine = SimpleNamespace(
+        num_io_tensors=len(names),
+        get_tensor_name=lambda index: names[index],
+        get_tensor_dtype=lambda _: np.float32,
+        get_tensor_shape=lambda _: shape,
+    )
+    closed: list[bool] = []
+    cuda = SimpleNamespace(captures=False, close=lambda: closed.append(True))
+    monkeypatch.setattr(module, "open_cuda", lambda: cuda)
+    monkeypatch.setattr(module, "load_runtime", lambda _: SimpleNamespace(api=SimpleNamespace(nptype=np.dtype)))
+    monkeypatch.setattr(module, "load_plan", lambda *_: engine)
+    pixels, logits = (TensorSpec(name, "float32", (-1, 1, 64, 64)) for name in ("pixels", "logits"))
+    target = PlanTarget(runtime="tensorrt", version="11.1.0.106", compute_capability="8.9", gpu=None)
+    with pytest.raises(RefusedError, match=rf"a\.plan:? {message}.*#corrupted-file"):
+        TensorRtEngine(Path("a.plan"), (pixels,), (logits,), 8, target=target)
+    assert closed
 
 
 def test_a_changed_plan_is_refused_before_it_is_loaded(planned: Bundle, tmp_path: Path) -> None:
@@ -137,7 +177,7 @@ def test_a_changed_plan_is_refused_before_it_is_loaded(planned: Bundle, tmp_path
     shutil.copytree(planned.path, copy)
     plan = copy / plan_of(planned).path
     plan.write_bytes(plan.read_bytes()[:-1] + b"\0")
-    with pytest.raises(RefusedError, match="was changed after export"):
+    with pytest.raises(RefusedError, match=r"was changed after export.*#corrupted-file"):
         Bundle.open(copy)
 
 

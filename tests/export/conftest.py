@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from coronanet.engines.bundle import Bundle, FileRecord, PlanTarget, Precision, hash_file
+import torch
+from coronanet.engines.bundle import CARD, WEIGHTS, Bundle, FileRecord, PlanTarget, Precision, hash_file
+from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.predictor import REFERENCE, Choice, Predictor
 from coronanet.engines.slices import GateSlices, calibration_slices, phantom_slices
 from coronanet.export.calibrate import calibrate
@@ -17,7 +20,9 @@ from coronanet.export.plan_target import plan_target
 from coronanet.export.quantize import quantize
 from coronanet.export.separate import separate_concatenations
 from coronanet.export.to_onnx import save_onnx
+from coronanet.model.card import Card
 from coronanet.model.tasks import TaskName
+from coronanet.model.weights import load_network, save_weights
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -61,6 +66,31 @@ def slices_of(bundle: Bundle) -> GateSlices:
             for number, sample in enumerate(phantom_slices().samples)
         )
     return GateSlices("its own answers", samples, real=True)
+
+
+def write_scaled(source: Path, folder: Path, factor: float, **card: float) -> None:
+    """Write card and weights of the small network with one channel between its first two convolutions ``factor`` times
+    as large, which changes nothing of what it says; ``card`` changes fields of the card."""
+    changed = Card.load(source / CARD).model_copy(update=card)
+    network = load_network(changed, source / WEIGHTS)
+    weights = network.state_dict()
+    with torch.no_grad():
+        # The batch normalisation behind the first convolution, and what the second reads of its first channel.
+        for name in ("down.0.1.weight", "down.0.1.bias"):
+            weights[name][0] *= factor
+        weights["down.0.3.weight"][:, 0] /= factor
+    save_weights(network, folder / WEIGHTS)
+    (folder / CARD).write_text(changed.to_json(), encoding="utf-8")
+
+
+@pytest.fixture
+def openvino_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO loads every network and runs none."""
+
+    def dies(*_: object) -> dict[str, NDArray[Any]]:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(OpenVinoEngine, "infer", dies)
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from coronanet.engines.bundle import CARD, WEIGHTS
-from coronanet.engines.openvino_engine import OpenVinoEngine
 from coronanet.engines.places import HOME_VARIABLE
 from coronanet.engines.slices import GateSlices, phantom_slices
+from coronanet.export import int8
 from coronanet.export.options import Wanted
 from coronanet.export.pipeline import export_bundle
-from coronanet.model.card import Card
 from coronanet.model.errors import RefusedError
-from coronanet.model.weights import load_network, save_weights
-from numpy.typing import NDArray
 
-from .conftest import slices_of
+from .conftest import slices_of, write_scaled
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,17 +33,8 @@ def slices(source: Path, tmp_path_factory: pytest.TempPathFactory) -> GateSlices
 def source(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network with one channel between its first two convolutions 2000 times as large, so that one int8 scale
     for all of them leaves the others hardly a level."""
-    folder, factor = tmp_path_factory.mktemp("source"), 2000.0
-    card = Card.load(tiny_source / CARD).model_copy(update={"tolerance": 0.005})
-    network = load_network(card, tiny_source / WEIGHTS)
-    weights = network.state_dict()
-    with torch.no_grad():
-        # The batch normalisation behind the first convolution, and what the second reads of its first channel.
-        for name in ("down.0.1.weight", "down.0.1.bias"):
-            weights[name][0] *= factor
-        weights["down.0.3.weight"][:, 0] /= factor
-    save_weights(network, folder / WEIGHTS)
-    (folder / CARD).write_text(card.to_json(), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("source")
+    write_scaled(tiny_source, folder, 2000.0, tolerance=0.005)
     return folder
 
 
@@ -73,20 +58,27 @@ def test_the_node_that_int8_would_spoil_is_found_and_kept(source: Path, slices: 
 def test_a_margin_that_nothing_meets_ends_the_export_and_leaves_nothing(
     source: Path, slices: GateSlices, tmp_path: Path
 ) -> None:
-    with pytest.raises(RefusedError, match=r"int8 does not pass its gates even with .* (labels|dice)"):
+    with pytest.raises(RefusedError, match=r"int8 does not pass its gates even with .* (labels|dice).*#gate-refused"):
         export_bundle(source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.0))
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_backend_that_dies_does_not_end_the_export_and_refuses_nothing(
-    tiny_source: Path, slices: GateSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, openvino_dies: None
 ) -> None:
-    def dies(*_: object) -> dict[str, NDArray[Any]]:
-        raise RuntimeError("planted")
-
-    monkeypatch.setattr(OpenVinoEngine, "infer", dies)
     bundle = export_bundle(tiny_source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.5))
     assert bundle.require("network", "int8").is_proved
+
+
+def test_an_int8_that_no_backend_runs_is_refused(
+    tiny_source: Path, slices: GateSlices, tmp_path: Path, openvino_dies: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "CPU_BACKENDS", ("openvino",))
+    with pytest.raises(
+        RefusedError, match=r"int8 does not pass .*: no backend of this machine runs it .*#gate-refused"
+    ):
+        export_bundle(tiny_source, tmp_path / "out", slices, Wanted(calibration=slices, margin=0.5))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_optional_int8_is_left_out(source: Path, slices: GateSlices, tmp_path: Path) -> None:

@@ -9,13 +9,18 @@ import onnx
 import onnxruntime
 import pytest
 from coronanet.engines.bundle import Bundle
+from coronanet.engines.places import HOME_VARIABLE
 from coronanet.export.calibrate import OPERATORS
 from coronanet.export.census import take_census
 from coronanet.export.half import convert_to_half
+from coronanet.export.options import Wanted
+from coronanet.export.pipeline import export_bundle
 from coronanet.export.ranges import Extent, judge_ranges, measure_ranges
 from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from .conftest import slices_of, write_scaled
 
 PIXELS = [np.random.default_rng(seed).normal(0, 1, (1, 1, 64, 64)).astype(np.float32) for seed in range(2)]
 
@@ -103,6 +108,26 @@ def test_a_planted_overflow_is_named_and_mended(network: Path, tmp_path: Path) -
     census = take_census(mended, "fp16", kept=gate.nodes)
     assert census.verdict == "passed"
     assert census.figures["kept"] >= 2
+
+
+def test_an_export_keeps_what_overflows_in_float32_and_proves_what_is_left(
+    tiny_source: Path, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = slices_of(tiny_bundle)
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    write_scaled(tiny_source, tmp_path, 1e8)
+    bundle = export_bundle(tmp_path, tmp_path / "out", slices, Wanted(half=True))
+    record = bundle.require("network", "fp16")
+    ranges, census = (next(gate for gate in record.gates if gate.gate == name) for name in ("range", "precision"))
+    assert ranges.verdict == "passed"
+    assert "overflows" in ranges.reason
+    model = onnx.load_model(bundle.file(record))
+    single = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    in_single = {node.name for node in convolutions(model) if node.input[1] in single}
+    assert in_single == {node.name for node in convolutions(model)} & set(ranges.nodes)
+    assert census.nodes == ranges.nodes
+    assert 2 <= len(in_single) < len(convolutions(model)) / 2
+    assert record.is_proved
 
 
 def test_a_network_of_which_nothing_is_left_for_float16_is_refused(network: Path) -> None:

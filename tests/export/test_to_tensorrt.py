@@ -124,7 +124,9 @@ def test_a_quantised_bias_is_named_with_the_setting_that_mends_it(
 ) -> None:
     path = tmp_path / "network.onnx"
     quantise(work / "network.fp32.onnx", path, {**TENSORRT_TAKES, "QuantizeBias": True})
-    with pytest.raises(RefusedError, match=r"node \S*bias\S* \(DequantizeLinear\) has an INT32 bias, .*QuantizeBias"):
+    with pytest.raises(
+        RefusedError, match=r"node \S*bias\S* \(DequantizeLinear\) has an INT32 bias, .*QuantizeBias.*#int32-bias"
+    ):
         build(path, "int8", record_of, target)
 
 
@@ -141,6 +143,7 @@ def test_an_unsupported_operator_is_named(record_of: RecordOf, target: PlanTarge
     assert "node determinant (Det) is an unsupported operator" in message
     assert "node made_up (Wish) is an unsupported operator" in message
     assert "a_fine_node" not in message
+    assert message.endswith("(docs/errors.md#unsupported-operator)")
 
 
 def test_an_axis_of_any_size_without_a_profile_is_named(work: Path, record_of: RecordOf, target: PlanTarget) -> None:
@@ -154,7 +157,7 @@ def test_an_input_that_the_manifest_does_not_know_has_no_profile(
     work: Path, record_of: RecordOf, target: PlanTarget
 ) -> None:
     record = record_of(work / "network.fp32.onnx", "fp32").model_copy(update={"inputs": ()})
-    with pytest.raises(UsageError, match=r"cannot build .*sm86.* has no optimisation profile"):
+    with pytest.raises(UsageError, match=r"cannot build .*sm86.* has no optimisation profile.*#no-profile"):
         build_plan(work, record, target)
 
 
@@ -171,11 +174,11 @@ def test_an_int16_input_and_half_a_file_are_one_line_each(
 ) -> None:
     cast = [helper.make_node("Cast", ["pixels"], ["logits"], to=TensorProto.FLOAT)]
     integers = _write_onnx(tmp_path / "integers.onnx", cast, TensorProto.INT16)
-    with pytest.raises(UsageError, match=r"cannot read integers\.onnx: .*INT16"):
+    with pytest.raises(UsageError, match=r"cannot read integers\.onnx: .*INT16.*#unsupported-operator"):
         build(integers, "fp32", record_of, target)
     cut = tmp_path / "cut.onnx"
     cut.write_bytes((work / "network.fp32.onnx").read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"cannot read cut\.onnx: the file is damaged"):
+    with pytest.raises(UsageError, match=r"cannot read cut\.onnx: the file is damaged.*#corrupted-file"):
         build(cut, "fp32", record_of, target)
 
 
@@ -183,7 +186,9 @@ def test_a_workspace_that_is_too_small_says_so_and_leaves_no_file(
     work: Path, record_of: RecordOf, target: PlanTarget, tmp_path: Path
 ) -> None:
     shutil.copyfile(work / "network.fp32.onnx", tmp_path / "network.fp32.onnx")
-    with pytest.raises(UsageError, match=r"cannot build sm86\S+ from network.fp32.onnx: the workspace is too small"):
+    with pytest.raises(
+        UsageError, match=r"cannot build sm86\S+ from network.fp32.onnx: the workspace is too small.*#out-of-memory"
+    ):
         build_plan(tmp_path, record_of(tmp_path / "network.fp32.onnx", "fp32"), target, workspace_bytes=1000)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["network.fp32.onnx"]
 
