@@ -90,7 +90,7 @@ def _gpu_lines(on_gpu: Mapping[str, EngineReport]) -> list[str]:
         machine = report.protocol.machine
         lines += [
             f"On {', '.join(map(str, machine.gpus))}, {report.protocol.moment.started[:10]}: median in milliseconds, "
-            f"copies counted. [Every sample]({file}).",
+            f"copies counted. Every sample: [{Path(file).stem}]({file}).",
             "",
             "| | slices a call | ours | fastest peer |",
             "|---|---|---|---|",

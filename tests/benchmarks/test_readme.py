@@ -67,7 +67,7 @@ def test_a_gpu_has_rows_where_the_harness_measured_one_and_is_said_to_be_missing
     assert NO_GPU not in text
     assert "[Every sample](2026-01-01-cpu-engines.json)" in text
     assert "On Planted H100, " in text
-    assert "[Every sample](2026-02-01-gpu-engines.json)" in text
+    assert "[2026-02-01-gpu-engines](2026-02-01-gpu-engines.json)" in text
     assert "| lung segmentation | 8 | **0.72** (torch_cuda fp16) | 1.4 (2.0 x) (torch cuda) |" in text
 
 
