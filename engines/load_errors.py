@@ -19,7 +19,8 @@ class Sign:
 #: As ONNX Runtime 1.32 and OpenVINO 2026.4 write them. Memory first: whatever else they say follows from it.
 SIGNS = (
     Sign(
-        r"Failed to allocate memory.*|std::bad_alloc|CUDA failure 2: out of memory|CU\w+_STATUS_ALLOC_FAILED",
+        r"Failed to allocate memory.*|std::bad_alloc|Cannot allocate memory|CUDA failure 2: out of memory"
+        r"|CU\w+_STATUS_ALLOC_FAILED",
         page="out-of-memory",
     ),
     Sign(r"Unsupported model IR version.*|Opset \d+ is under development", page="opset"),

@@ -64,6 +64,19 @@ def test_the_reason_and_the_page_are_named(
                 "for requested buffer of size 1179648\n"
             ),
         ),
+        (
+            "onnxruntime",
+            "InferenceSession",
+            RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Load model from network.onnx failed:std::bad_alloc"),
+        ),
+        (
+            "onnxruntime",
+            "InferenceSession",
+            RuntimeError(
+                "/onnxruntime_src/onnxruntime/core/platform/posix/env.cc:327 onnxruntime::{anonymous}::PosixThread::"
+                "PosixThread(const char*, int) pthread_create failed, error code: 12 error msg: Cannot allocate memory"
+            ),
+        ),
         ("onnxruntime", "InferenceSession", MemoryError("std::bad_alloc")),
         ("openvino", "Core", RuntimeError("Exception from src/inference/src/cpp/core.cpp:109:\nstd::bad_alloc\n")),
         ("openvino", "Core", MemoryError("std::bad_alloc")),
@@ -77,10 +90,8 @@ def test_a_file_for_which_no_memory_is_left_has_the_page_of_memory(
 
     runtime = importlib.import_module(backend)
     monkeypatch.setattr(getattr(runtime, name), "compile_model" if name == "Core" else "__init__", exhausted)
-    message = (
-        r"cannot load \S+: (Failed to allocate memory for .* 1179648|std::bad_alloc) \(docs/errors\.md#out-of-memory"
-    )
-    with pytest.raises(UsageError, match=message):
+    sentence = "(Failed to allocate memory for .* 1179648|std::bad_alloc|Cannot allocate memory)"
+    with pytest.raises(UsageError, match=rf"cannot load \S+: {sentence} \(docs/errors\.md#out-of-memory"):
         open_onnx(tmp_path / "network.onnx", (), (), 1, backend=backend, precision="fp32")
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from coronanet.engines.bundle import Bundle, Gate, GateName, Manifest
+from coronanet.engines.bundle import Bundle, Gate, GateName, Manifest, Verdict
 from coronanet.engines.open import file_precision
 from coronanet.engines.ranking import Ranked, read_ranking
 from coronanet.engines.slices import GateSlices
 from coronanet.export import pipeline, ranges
+from coronanet.export.cli import gates_table
 from coronanet.export.gates import prove_again
 from coronanet.export.options import Wanted
 from coronanet.export.ranges import Extent
@@ -55,6 +56,19 @@ def test_a_file_that_is_slower_is_exported_with_that_verdict_and_not_chosen(expo
     ranking = read_ranking(exported)
     assert ranking is not None
     assert ranking.best.precision != "fp16"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "speedup", "cell"), [("passed", 1.5, "yes, x 1.50 here"), ("refused", 1.01, "no, x 1.01 here")]
+)
+def test_the_table_says_whether_a_file_is_worth_it_and_by_how_much(
+    exported: Bundle, verdict: Verdict, speedup: float, cell: str
+) -> None:
+    worth = Gate(gate="worth_it", verdict=verdict, reason="", figures={"speedup": speedup})
+    record = exported.require("network", "fp16").model_copy(update={"gates": (worth,)})
+    manifest = exported.manifest.model_copy(update={"files": (record,)})
+    (column,) = (each for each in gates_table({exported.card.task: manifest}).columns if each.header == "worth-it")
+    assert list(column.cells) == [cell]
 
 
 def test_the_range_gate_runs_again_and_names_the_node_that_the_file_does_not_keep(

@@ -75,12 +75,16 @@ def test_files_are_of_the_recorded_opset_and_name_no_source_file(
 
 
 @pytest.mark.slow
-def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(data: Path, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("int8")  # long enough for the other process to take
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(
+    task: TaskName, data: Path, tmp_path: Path
+) -> None:
     if saturates_int8(observe_machine().cpu_features):
         pytest.skip("sums of int8 products overflow on this CPU, which has no VNNI: more must be kept back")
-    judged = gate_slices(data, SMALLEST)
+    judged = gate_slices(data, task)
     wanted = Wanted(calibration=calibration_slices(data).without(judged))
-    bundle = pipeline.export_bundle(PRETRAINED / SMALLEST, tmp_path, judged, wanted)
+    bundle = pipeline.export_bundle(PRETRAINED / task, tmp_path, judged, wanted)
     record = bundle.require("network", "int8")
     assert record.is_proved
     gates = {gate.gate: gate for gate in record.gates}
