@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from coronanet.model.tasks import ENSEMBLE
 from coronanet.serving.closed import closing_options
 from coronanet.serving.container import NEWEST, REGISTRY, USER
 from coronanet.serving.repository import CONFIG_PATHS
+from coronanet.serving.server import TritonServer
 
 FOLDER = ROOT / "serving" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -30,6 +33,7 @@ KINDS = {
     "PodDisruptionBudget", "Service",
 }  # fmt: skip
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl, which the probes run, is not installed")
 
 
 def _load(path: Path) -> Any:
@@ -126,27 +130,63 @@ def test_it_runs_a_target_that_the_repository_has(pod: Any) -> None:
     assert grace > exit_s + int(pause)
 
 
-def test_readiness_is_an_inference_and_not_a_port(pod: Any) -> None:
+def test_readiness_is_an_inference_and_not_a_port(pod: Any, manifests: dict[str, Any]) -> None:
     (container,) = pod["containers"]
+    script = manifests["ConfigMap"]["data"]["probe.sh"]
+    assert f"/v2/models/{ENSEMBLE}/infer" in script
+    assert "/canary/request.json" in script
+    later = [float(seconds) for seconds in re.findall(r"--max-time (\d+)", script)]
+    names: set[str] = set()
     for probe in PROBES:
-        command = " ".join(container[probe]["exec"]["command"])
-        assert f"/v2/models/{ENSEMBLE}/infer" in command
-        assert "/canary/request.json" in command
-        limits = [float(seconds) for seconds in re.findall(r"--max-time (\d+)", command)]
-        assert sum(limits) < container[probe]["timeoutSeconds"]
+        shell, file, name, seconds = container[probe]["exec"]["command"]
+        assert (shell, file) == ("sh", "/canary/probe.sh")
+        names.add(name)
+        assert float(seconds) + sum(later) * (name != "startup") < container[probe]["timeoutSeconds"]
+    assert len(names) == len(PROBES), "each has notes of its own"
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probes of a pod, as its container runs them, with ``folder`` in the place of its disks."""
+
+    pod: Any
+    canary: Any
+    folder: Path
+
+    def ask(self, probe: str, http: str | int, metrics: str | int, seconds: str = "0.5", **environment: str) -> bool:
+        """Whether a probe is content with what stands at two ports."""
+        for name, text in self.canary.items():
+            here = re.sub(r"/(canary|tmp)/", f"{self.folder}/", text).replace(":8000/", f":{http}/")
+            here = here.replace(":8002/", f":{metrics}/").replace("--max-time 2", f"--max-time {seconds}")
+            (self.folder / name).write_text(here)
+        shell, file, name, _ = self.pod["containers"][0][probe]["exec"]["command"]
+        command = [shell, file.replace("/canary", str(self.folder)), name, seconds]
+        environment = {**os.environ, **environment}
+        ended = subprocess.run(command, check=False, timeout=60, env=environment, capture_output=True)
+        return ended.returncode == 0
+
+
+@pytest.fixture
+def probes(pod: Any, manifests: dict[str, Any], tmp_path: Path) -> Probes:
+    return Probes(pod, dict(manifests["ConfigMap"]["data"]), tmp_path)
 
 
 @dataclass
 class Triton:
-    """What stands at port 8000 of a pod, as far as a probe sees it.
+    """What stands at the ports of a pod, as far as a probe sees it.
 
     Attributes:
         canary: the status that the canary is answered with; 0: not before the probe gives up.
         alive: whether the server says that it lives; False: it says nothing.
+        probability: what the canary is answered.
+        works: whether it answers others from one look at its metrics to the next.
     """
 
     canary: int
     alive: bool = True
+    probability: float = 0.17
+    works: bool = True
+    answered: int = 7
 
 
 @contextmanager
@@ -157,20 +197,28 @@ def _listening(triton: Triton) -> Generator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer(triton.canary)
+            output = {"name": "infected_probability", "datatype": "FP32", "shape": [1, 1], "data": [triton.probability]}
+            mask = {"name": "lung_mask", "datatype": "UINT8", "shape": [1, 1, 2], "data": [0, 0]}
+            self._answer(triton.canary, json.dumps({"outputs": [output, mask]}, separators=(",", ":")))
 
         def do_GET(self) -> None:
-            self._answer(200 if triton.alive else 0)
+            triton.answered += triton.works
+            self._answer(
+                200 if triton.alive else 0,
+                f'nv_inference_request_success{{model="coronanet",version="1"}} {triton.answered}\n'
+                f'nv_inference_request_success{{model="coronanet_triage",version="1"}} {time.monotonic()}\n',
+            )
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the signature of http.server
             pass
 
-        def _answer(self, status: int) -> None:
+        def _answer(self, status: int, body: str) -> None:
             if not status:
                 ended.wait(30)
                 return
             self.send_response(status)
             self.end_headers()
+            self.wfile.write(body.encode())
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -192,6 +240,7 @@ def _nobody() -> Generator[int]:
 #: What stands there, and which probes are content with it.
 SEEN: dict[str, tuple[Callable[[], AbstractContextManager[int]], set[str]]] = {
     "answers": (lambda: _listening(Triton(200)), {"startupProbe", "readinessProbe", "livenessProbe"}),
+    "gives zeros": (lambda: _listening(Triton(200, probability=0.0)), set()),
     "full": (lambda: _listening(Triton(503)), {"readinessProbe", "livenessProbe"}),
     "late": (lambda: _listening(Triton(0)), {"readinessProbe", "livenessProbe"}),
     "fails": (lambda: _listening(Triton(500)), set()),
@@ -200,36 +249,56 @@ SEEN: dict[str, tuple[Callable[[], AbstractContextManager[int]], set[str]]] = {
 }
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl, which the probes run, is not installed")
+@needs_curl
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("probe", PROBES)
-def test_a_busy_pod_stays_and_one_that_never_answered_does_not_come(
-    pod: Any, manifests: dict[str, Any], tmp_path: Path, probe: str, seen: str
-) -> None:
-    (tmp_path / "request.json").write_text(manifests["ConfigMap"]["data"]["request.json"])
+def test_a_busy_pod_stays_and_one_that_never_answered_does_not_come(probes: Probes, probe: str, seen: str) -> None:
     stands, content = SEEN[seen]
-    shell, option, script = pod["containers"][0][probe]["exec"]["command"]
     with stands() as port:
-        here = script.replace("/canary/", f"{tmp_path}/").replace(":8000/", f":{port}/")
-        impatient = re.sub(r"--max-time \d+", "--max-time 0.5", here)
-        ended = subprocess.run([shell, option, impatient], capture_output=True, check=False, timeout=20)
-    assert (ended.returncode == 0) is (probe in content), ended.stderr
+        assert probes.ask(probe, port, port) is (probe in content)
+
+
+@needs_curl
+@pytest.mark.parametrize("status", [0, 503], ids=["late", "full"])
+@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+def test_a_pod_that_is_late_while_nobody_is_answered_goes(probes: Probes, probe: str, status: int) -> None:
+    triton = Triton(status)
+    with _listening(triton) as port:
+        assert [probes.ask(probe, port, port) for _ in range(3)] == [True] * 3, "busy"
+        triton.works = False
+        assert probes.ask(probe, port, port) is True, "somebody was answered since the last one"
+        assert [probes.ask(probe, port, port) for _ in range(2)] == [False] * 2, "stalled"
+        triton.canary = 200
+        assert probes.ask(probe, port, port) is True
+        triton.canary = status
+        assert probes.ask(probe, port, port) is True, "late for the first time again"
+
+
+@needs_curl
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_live_triton_gives_the_canary_what_it_is_compared_with(
+    probes: Probes, probe: str, triton_server: TritonServer
+) -> None:
+    http, metrics = triton_server.ports.http, triton_server.ports.metrics
+    assert probes.ask(probe, http, metrics, seconds="30")
+    probes.canary["probability"] = "0.27"
+    assert not probes.ask(probe, http, metrics, seconds="30")
+    with urllib.request.urlopen(f"http://{triton_server.metrics_address}/metrics", timeout=30) as answer:
+        assert b'\nnv_inference_request_success{model="coronanet",' in answer.read()
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_no_response_cache_has_the_answer(pod: Any, manifests: dict[str, Any], tmp_path: Path, probe: str) -> None:
-    request = manifests["ConfigMap"]["data"]["request.json"]
-    (tmp_path / "request.json").write_text(request)
-    _, _, script = pod["containers"][0][probe]["exec"]["command"]
-    (tmp_path / "curl").write_text(f"#!/bin/sh\ncat >> {tmp_path}/sent\necho >> {tmp_path}/sent\necho 200\n")
-    (tmp_path / "date").write_text("#!/bin/sh\necho $NOW\n")
-    for program in ("curl", "date"):
-        (tmp_path / program).chmod(0o755)
-    script = script.replace("/canary/", f"{tmp_path}/").replace("&& curl --fail --silent --output", "&& : --output")
+def test_no_response_cache_has_the_answer(probes: Probes, probe: str) -> None:
+    request = probes.canary["request.json"]
+    sent, tools = probes.folder / "sent", probes.folder / "tools"
+    tools.mkdir()
+    (tools / "curl").write_text(f"#!/bin/sh\ncat >> {sent}\necho >> {sent}\n")
+    (tools / "date").write_text("#!/bin/sh\necho $NOW\n")
+    for program in tools.iterdir():
+        program.chmod(0o755)
     for now in ("1764129600", "1764129601"):
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "NOW": now}
-        subprocess.run(["sh", "-c", script], check=True, env=environment, capture_output=True)
-    first, second = (json.loads(line) for line in (tmp_path / "sent").read_text().split("\n") if line)
+        probes.ask(probe, 0, 0, PATH=f"{tools}:{os.environ['PATH']}", NOW=now)
+    first, second = (json.loads(line) for line in sent.read_text().split("\n") if line)
     assert first.keys() == second.keys() == json.loads(request).keys()
     (one,), (other,) = first["inputs"], second["inputs"]
     assert one["data"][:10] == [-1001, -1007, -1006, -1004, -1001, -1002, -1009, -1006, -1000, -1000]

@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from coronanet.serving.processes import model_processes
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import TritonServer
 
-from .conftest import ask, serving, slices
+from .conftest import ask, ask_again, serving, slices
 
 BACK_S = 40.0
 SERVE = ["serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--repository"]
@@ -138,3 +139,32 @@ def test_a_wrong_answer_is_noticed_and_the_server_restarted(pair_repository: Pat
         served.until(lambda: served.seen("restarted"), BACK_S)
         assert "logits_classification is wrong" in served.seen("sick")[0]["reason"]
         assert ask(served.address, slices(1)[0]) == expected
+
+
+@pytest.mark.slow
+def test_a_model_that_hangs_under_load_is_brought_back(pair_repository: Path, tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    with serving(pair_repository, tmp_path) as served, ThreadPoolExecutor(4) as pool:
+        expected = ask(served.address, slices(1)[0])
+        (run,) = runs_home().glob(f"coronanet-{served.process.pid}-*")
+        code = run / "models" / "classification" / "1" / "model.py"
+        right, call = code.read_text(), "answer = self.engine.infer(feeds)"
+        assert call in right
+        waits = f"while Path({str(hang)!r}).exists(): __import__('time').sleep(0.1)"
+        code.write_text(right.replace(f"            {call}", f"            {waits}\n            {call}"))
+        before = {process.pid for process in model_processes(served.server)}
+        served.until(lambda: len({each.pid for each in model_processes(served.server)} - before) == 2, BACK_S)
+        served.until(lambda: len(model_processes(served.server)) == len(before), BACK_S)
+        hang.touch()
+        # What waits for it is rejected again and again, which Triton counts as requests that it failed.
+        asking = [pool.submit(ask_again, served.address, slices(1)[0], 300) for _ in range(8)]
+        try:
+            served.until(lambda: served.seen("sick", "restarting"), 200)
+        finally:
+            hang.unlink()
+        served.until(lambda: served.seen("model_back", "restarting"), BACK_S)
+        (sick,) = served.seen("sick")
+        assert sick["models"] == ["classification"]
+        assert "answered no request in 30 s" in sick["reason"]
+        assert served.seen("restarting") == []
+        assert all(each.result()[0] == expected for each in asking)
