@@ -49,8 +49,9 @@ class EventLog:
             OSError: it cannot be opened.
         """
         if path != self.path:
+            handler = _open(path)
             self.close()
-            self.path, self._handler = path, _open(path)
+            self.path, self._handler = path, handler
 
     def __call__(self, event: str, /, **fields: Field) -> None:
         """Write one event with the time in UTC."""
