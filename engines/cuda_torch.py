@@ -1,6 +1,7 @@
 """CUDA through torch, where torch was built with it."""
 
 import math
+import re
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -86,8 +87,8 @@ def memory_told() -> Generator[None]:
     """
     try:
         yield
-    # The second is of what torch's own allocator does not give, such as pinned memory.
-    except (torch.cuda.OutOfMemoryError, torch.cuda.AcceleratorError) as error:
-        if "out of memory" not in str(error):
+    # Of its own allocator, of pinned memory, and of cuBLAS: three kinds of it, which no version names alike.
+    except RuntimeError as error:
+        if not re.search(r"out of memory|CU\w+_STATUS_ALLOC_FAILED", str(error)):
             raise
         raise out_of_memory() from error

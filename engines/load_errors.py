@@ -19,7 +19,7 @@ class Sign:
 #: As ONNX Runtime 1.32 and OpenVINO 2026.4 write them. Memory first: whatever else they say follows from it.
 SIGNS = (
     Sign(
-        r"Failed to allocate memory.*|std::bad_alloc|Cannot allocate memory|CUDA failure 2: out of memory"
+        r"Failed to allocate memory.*|std::bad_alloc|MemoryError|Cannot allocate memory|CUDA failure 2: out of memory"
         r"|CU\w+_STATUS_ALLOC_FAILED",
         page="out-of-memory",
     ),
@@ -42,17 +42,24 @@ def first_line(error: Exception) -> str:
 def cannot_load(runtime: str, path: Path, error: Exception) -> UsageError:
     """The error for a file that ``runtime`` refused with ``error``, whose reports run over lines and source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _told(f"{runtime} cannot load {path}", error, otherwise=lines[-1] if lines else type(error).__name__)
+    said, page = _sentence(error, otherwise=lines[-1] if lines else type(error).__name__)
+    return UsageError(f"{runtime} cannot load {path}: {said}", page=page)
 
 
-def cannot_run(runtime: str, batch: int, error: Exception) -> UsageError:
+class CannotRunError(UsageError):
+    """A runtime failed on a batch that fits its network: a matter of the machine, not of who asked."""
+
+
+def cannot_run(runtime: str, batch: int, error: Exception) -> CannotRunError:
     """The error for a batch on which ``runtime`` failed with ``error``."""
-    return _told(f"{runtime} cannot run this batch of {batch}", error, otherwise=first_line(error))
+    said, page = _sentence(error, otherwise=first_line(error))
+    return CannotRunError(f"{runtime} cannot run this batch of {batch}: {said}", page=page)
 
 
-def _told(action: str, error: Exception, *, otherwise: str) -> UsageError:
-    """``action`` with the sentence of a sign, where the error bears one."""
+def _sentence(error: Exception, *, otherwise: str) -> tuple[str, Page | None]:
+    """The sentence of a sign and its page, where the error bears one."""
+    said = str(error) or type(error).__name__
     for sign in SIGNS:
-        if found := re.search(sign.sentence, str(error)):
-            return UsageError(f"{action}: {found[0].strip()}", page=sign.page)
-    return UsageError(f"{action}: {otherwise}")
+        if found := re.search(sign.sentence, said):
+            return found[0].strip(), sign.page
+    return otherwise, None

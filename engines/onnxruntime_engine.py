@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
-from .load_errors import cannot_load
+from .load_errors import cannot_load, cannot_run
 
 ERROR_ONLY = 3
 
@@ -60,7 +60,10 @@ class OnnxRuntimeEngine(EngineBase):
         self._names = [spec.name for spec in outputs]
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        check_feeds(feeds, self.inputs, self.max_batch)
+        batch = check_feeds(feeds, self.inputs, self.max_batch)
         # Typed as anything that ONNX can carry; the graphs of a bundle have plain tensors only.
-        answer: Any = self._session.run(self._names, dict(feeds))
+        try:
+            answer: Any = self._session.run(self._names, dict(feeds))
+        except Exception as error:  # as when it is opened
+            raise cannot_run("ONNX Runtime", batch, error) from error
         return dict(zip(self._names, answer, strict=True))

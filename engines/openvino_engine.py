@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import UsageError
 from .base import EngineBase, Tensors, TensorSpec, check_feeds
-from .load_errors import cannot_load
+from .load_errors import cannot_load, cannot_run
 
 #: What OpenVINO calls the arithmetic; it computes in bf16 where the CPU can unless told otherwise.
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -64,7 +64,10 @@ class OpenVinoEngine(EngineBase):
         self._request = compiled.create_infer_request()
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        check_feeds(feeds, self.inputs, self.max_batch)
-        self._request.infer({name: np.ascontiguousarray(array) for name, array in feeds.items()}, share_inputs=True)
-        # The request reuses its buffers, so the caller gets a copy.
-        return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
+        batch = check_feeds(feeds, self.inputs, self.max_batch)
+        try:
+            self._request.infer({name: np.ascontiguousarray(array) for name, array in feeds.items()}, share_inputs=True)
+            # The request reuses its buffers, so the caller gets a copy.
+            return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
+        except (RuntimeError, MemoryError) as error:
+            raise cannot_run("OpenVINO", batch, error) from error

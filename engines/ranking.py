@@ -87,9 +87,9 @@ class Ranking(StrictModel):
         Raises:
             UsageError: none did.
         """
-        for way in self.ways:
-            if way.verdict == "passed":
-                return way.choice
+        first = best_first(self.ways)[:1]
+        if first and first[0].verdict == "passed":
+            return first[0].choice
         tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
         raise UsageError(
             f"no engine passed the gates on this machine ({tried}): pip install 'coronanet[cpu]'", page="gate-refused"
@@ -304,8 +304,9 @@ def read_ranking(bundle: Bundle) -> Ranking | None:
         return None
     if ranking.bundle_sha256 != bundle.sha256 or ranking.machine != machine():
         return None
-    best = next((way.choice for way in ranking.ways if way.verdict == "passed"), None)
-    return ranking if best is None or best in candidates(bundle) else None
+    first = best_first(ranking.ways)[:1]
+    can_run = not first or first[0].verdict != "passed" or first[0].choice in candidates(bundle)
+    return ranking if can_run else None
 
 
 def forget_ranking(bundle: Bundle) -> None:

@@ -105,35 +105,36 @@ class Canary:
         read = {name for step in self.steps for name in step.reads.values()}
         return tuple(name for step in self.steps for name in step.writes.values() if name not in read)
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The models that answer for the whole chain: the ensemble, and the gated one, which asks it."""
+        return (ENSEMBLE, TRIAGE) if self.gated else (ENSEMBLE,)
+
     def ask(self, probe: Probe, timeout_s: float) -> None:
-        """Ask the ensemble and the gated model for all outputs.
+        """Ask every model of ``whole`` for all outputs.
 
         Raises:
-            ProbeError: one does not answer, both in ``timeout_s`` seconds, or an answer is not right.
+            ProbeError: one does not answer, all in ``timeout_s`` seconds, or an answer is not right.
         """
         deadline = time.monotonic() + timeout_s
-        for model in (ENSEMBLE, TRIAGE) if self.gated else (ENSEMBLE,):
-            self._ask(probe, model, max(0.001, deadline - time.monotonic()))
+        for model in self.whole:
+            self.ask_model(probe, model, max(0.001, deadline - time.monotonic()))
 
-    def ask_step(self, probe: Probe, model: str, timeout_s: float) -> None:
-        """Ask one model, a step or the gated one, for what it puts out, with what it would get of those before it.
+    def ask_model(self, probe: Probe, model: str, timeout_s: float) -> None:
+        """Ask one model, a step or one of ``whole``, for what it puts out, with what it would get of those before it.
 
         Raises:
             ProbeError: it does not answer, or its answer is not right.
         """
-        if model == TRIAGE:
-            self._ask(probe, model, timeout_s)
+        if model in self.whole:
+            answer = probe.ask(model, {"image": unseen(self.tensors["image"])}, self.outputs, timeout_s)
+            gated = self.gated if model == TRIAGE else None
+            _compare(gated.expected(self.tensors, answer) if gated else self.tensors, answer)
             return
         step = next(step for step in self.steps if step.model == model)
         feeds = {name: unseen(self.tensors[tensor]) for name, tensor in step.reads.items()}
         answer = probe.ask(model, feeds, tuple(step.writes), timeout_s)
         _compare(self.tensors, {tensor: answer[name] for name, tensor in step.writes.items()})
-
-    def _ask(self, probe: Probe, model: str, timeout_s: float) -> None:
-        """All outputs of the ensemble, or of the gated model, which has the same."""
-        answer = probe.ask(model, {"image": unseen(self.tensors["image"])}, self.outputs, timeout_s)
-        gated = self.gated if model == TRIAGE else None
-        _compare(gated.expected(self.tensors, answer) if gated else self.tensors, answer)
 
 
 def ensemble_steps(config: str) -> tuple[ServedStep, ...]:

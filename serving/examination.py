@@ -1,11 +1,11 @@
 """Whether a server is well, and if not, which of its models is to blame; a busy one is not taken for a dead one."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..model.tasks import TRIAGE
+from ..model.tasks import ENSEMBLE, TRIAGE
 from .canary import Canary
 from .probe import Kind, Probe, ProbeError
 
@@ -40,35 +40,53 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
 
     A model that answered requests while it was waited for is busy: behind hundreds of others the canary waits for
     minutes, or finds the queue full. One that answered none in ``step_s`` seconds although it was asked has stalled.
-    The gated model, which asks the others, is to blame where they are well.
+    Where every step is well the ensemble is judged so too, and then it is the server's fault. The gated model asks the
+    ensemble, so it is to blame only where that answers.
     """
     started = time.monotonic()
     try:
         before = probe.answered(STATISTICS_S)
-    except ProbeError as error:
-        return Finding("sick", time.monotonic() - started, str(error))
-    try:
-        canary.ask(probe, canary_s)
-    except ProbeError as error:
-        took_s, first = time.monotonic() - started, error
-    else:
-        return Finding("well", time.monotonic() - started)
-    if first.kind == "unreachable":
-        return Finding("sick", took_s, str(first))
-    try:
-        steps, gated = [step.model for step in canary.steps], [TRIAGE] if canary.gated else []
-        if first.kind in CROWDED:
-            after = probe.answered(STATISTICS_S)
-            steps, gated = (
-                [name for name in names if after.get(name, 0) == before.get(name, 0)] for names in (steps, gated)
-            )
-        sick = dict(_sick(canary, probe, steps, step_s)) or dict(_sick(canary, probe, gated, step_s))
-    except ProbeError as error:
-        return Finding("sick", took_s, str(error))
-    if sick:
-        reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
-        return Finding("sick", took_s, reason, tuple(sick))
-    return Finding("busy" if first.kind in CROWDED else "sick", took_s, str(first))
+        failed = _first_failure(canary, probe, canary_s)
+        took_s = time.monotonic() - started
+        if failed is None:
+            return Finding("well", took_s)
+        whole, error = failed
+        if error.kind == "unreachable":
+            return Finding("sick", took_s, str(error))
+        crowded = error.kind in CROWDED
+        after = probe.answered(STATISTICS_S) if crowded else {}
+
+        def judge(models: Iterable[str]) -> dict[str, str]:
+            """Those that are sick, but for what answered while the canary was crowded out."""
+            stood = [name for name in models if not crowded or after.get(name, 0) == before.get(name, 0)]
+            return dict(_sick(canary, probe, stood, step_s))
+
+        sick = judge(step.model for step in canary.steps)
+        if not sick and whole == TRIAGE:
+            sick = judge([TRIAGE])
+            if sick and _first_failure(canary, probe, canary_s, [ENSEMBLE]):
+                sick = {}
+        if sick:
+            reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
+            return Finding("sick", took_s, reason, tuple(sick))
+        if crowded and not judge([ENSEMBLE]):
+            return Finding("busy", took_s, str(error))
+    except ProbeError as silent:
+        return Finding("sick", time.monotonic() - started, str(silent))
+    return Finding("sick", took_s, str(error))
+
+
+def _first_failure(
+    canary: Canary, probe: Probe, timeout_s: float, models: Sequence[str] = ()
+) -> tuple[str, ProbeError] | None:
+    """The first of the models, all that answer for the whole chain unless given, that gives no right answer."""
+    deadline = time.monotonic() + timeout_s
+    for model in models or canary.whole:
+        try:
+            canary.ask_model(probe, model, max(0.001, deadline - time.monotonic()))
+        except ProbeError as error:
+            return model, error
+    return None
 
 
 def _sick(canary: Canary, probe: Probe, models: Iterable[str], step_s: float) -> Iterable[tuple[str, str]]:
@@ -80,7 +98,7 @@ def _sick(canary: Canary, probe: Probe, models: Iterable[str], step_s: float) ->
     for name in models:
         before, deadline = probe.answered(STATISTICS_S).get(name, 0), time.monotonic() + step_s
         try:
-            canary.ask_step(probe, name, step_s)
+            canary.ask_model(probe, name, step_s)
         except ProbeError as error:
             if error.kind not in CROWDED:
                 yield name, str(error)

@@ -59,13 +59,17 @@ class Probe:
     def answered(self, timeout_s: float) -> dict[str, int]:
         """How many requests each model has answered since it was loaded.
 
-        Those that failed do not count: one that waited too long for a model that hangs is among them.
+        Those that failed do not count, since one that waited too long for a model that hangs is among them, nor those
+        that the response cache answered.
 
         Raises:
             ProbeError: the server does not say, within ``timeout_s`` seconds.
         """
         statistics: Any = _call(lambda: self._client.get_inference_statistics(client_timeout=timeout_s))
-        return {model.name: int(model.inference_stats.success.count) for model in statistics.model_stats}
+        return {
+            model.name: int(model.inference_stats.success.count - model.inference_stats.cache_hit.count)
+            for model in statistics.model_stats
+        }
 
     def close(self) -> None:
         self._client.close()

@@ -38,6 +38,8 @@ START_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 10
 #: What Triton may take beyond its own exit timeout before it is killed.
 EXIT_GRACE_S = 5.0
+#: How long to wait for the counters of a server that is looked at again and again.
+COUNTERS_S = 1.0
 #: What Triton may take in all where it is to stop at once.
 AT_ONCE_S = 2.0
 #: No request is in flight where the models together used the processor for less than this in so long.
@@ -100,6 +102,8 @@ class TritonServer:
         self.bundles: Mapping[TaskName, str] = {}
         #: How many processes it was started with for each model.
         self.instances: Mapping[str, int] = {}
+        #: How long its last start took, in seconds.
+        self.start_s = 0.0
         #: Names every shared memory region of this server, also after it was stopped.
         self.prefix = ""
         self._run: Run | None = None
@@ -173,6 +177,7 @@ class TritonServer:
                 self.ports = self._wanted
 
     def _start(self, installation: Installation, index: RepositoryIndex) -> None:
+        started = time.monotonic()
         try:
             self._run = Run.begin()
             self.prefix = self._run.prefix
@@ -182,6 +187,7 @@ class TritonServer:
             # Triton starts meanwhile.
             self._canary = Canary.of(self._snapshot)
             self._wait()
+            self.start_s = time.monotonic() - started
         except BaseException:
             self.stop(at_once=True)
             raise
@@ -261,10 +267,10 @@ class TritonServer:
         snapshot = self._snapshot
         if snapshot is None:
             raise RefusedError("the Triton server is not running")
-        start, before = _size(self.log), self._answered(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        start, before = _size(self.log), self._answered()
         for model in models:
             mark_changed(snapshot, model)
-        deadline = time.monotonic() + timeout_s
         waiting = set(models)
         while waiting:
             text = _read(self.log, start)
@@ -274,16 +280,16 @@ class TritonServer:
                 raise RefusedError(reason)
             if time.monotonic() > deadline:
                 raise RefusedError(f"{', '.join(sorted(waiting))} not loaded within {timeout_s:g} s")
-            now = self._answered(timeout_s)
+            now = self._answered()
             # Its counters begin anew, which also tells where the disk under the log is full.
             anew = {model for model in waiting if now.get(model, before.get(model, 0)) < before.get(model, 0)}
             waiting = {model for model in waiting - anew if f"successfully loaded '{model}'" not in text}
             time.sleep(0.05)
 
-    def _answered(self, timeout_s: float) -> Mapping[str, int]:
-        """How many requests each model has answered; nothing where the server does not say."""
+    def _answered(self) -> Mapping[str, int]:
+        """How many requests each model has answered; nothing where the server does not say soon."""
         try:
-            return self._running()[1].answered(timeout_s)
+            return self._running()[1].answered(COUNTERS_S)
         except ProbeError:
             return {}
 

@@ -23,7 +23,7 @@ from .processes import ModelProcess
 TICK_S = 0.5
 #: Between the end of one examination and the start of the next.
 WATCH_S = 5.0
-#: For each model that is loaded again.
+#: For each model that is loaded again; as long as the whole server took to start, where that was longer.
 RELOAD_S = 10.0
 PAUSE_S, PAUSE_GROWTH = 2.0, 5
 DYING_S = 0.2
@@ -58,6 +58,8 @@ class Watched(Protocol):
 
     @property
     def instances(self) -> Mapping[str, int]: ...
+    @property
+    def start_s(self) -> float: ...
     def ended(self, *, wait_s: float = 0) -> str: ...
     def examine(self) -> Finding: ...
     def model_processes(self) -> Sequence[ModelProcess]: ...
@@ -142,7 +144,7 @@ class Watchdog:
             return
         before = [process for process in self._server.model_processes() if process.model in models]
         try:
-            self._server.reload(models, self._limits.reload_s * len(models))
+            self._server.reload(models, max(self._limits.reload_s, self._server.start_s) * len(models))
         except (RefusedError, OSError) as error:
             self._emit("reload_failed", models=list(models), reason=str(error))
             self._restart(str(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils  # only exists inside Triton
+from coronanet.engines.load_errors import CannotRunError
 from coronanet.model.errors import CoronanetError
 from coronanet.serving.step import open_step
 
@@ -32,7 +33,9 @@ class TritonPythonModel:
         try:
             answer = self.engine.infer(feeds)
         except CoronanetError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+            ours = isinstance(error, CannotRunError)
+            code = pb_utils.TritonError.INTERNAL if ours else pb_utils.TritonError.INVALID_ARG
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
         wanted = set(request.requested_output_names())
         tensors = [pb_utils.Tensor(name, array) for name, array in answer.items() if name in wanted]
         return pb_utils.InferenceResponse(output_tensors=tensors)

@@ -113,6 +113,7 @@ def through_pycuda(monkeypatch: pytest.MonkeyPatch, **calls: Callable[..., Any])
 
 TORCH_GPU = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 TORCH_PINNED = torch.cuda.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously")
+TORCH_CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 PYCUDA = DriverMemoryError("cuMemAlloc failed: out of memory")
 
 
@@ -122,6 +123,7 @@ PYCUDA = DriverMemoryError("cuMemAlloc failed: out of memory")
         pytest.param(through_bindings, id="cuda-python"),
         pytest.param(lambda patch: through_torch(patch, TORCH_GPU), id="torch"),
         pytest.param(lambda patch: through_torch(patch, TORCH_PINNED), id="torch, pinned"),
+        pytest.param(lambda patch: through_torch(patch, TORCH_CUBLAS), id="torch, cuBLAS"),
         pytest.param(lambda patch: through_pycuda(patch, mem_alloc=_raise(PYCUDA)), id="pycuda"),
         pytest.param(lambda patch: through_pycuda(patch, pagelocked_empty=_raise(PYCUDA)), id="pycuda, pinned"),
     ],

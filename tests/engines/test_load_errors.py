@@ -3,9 +3,13 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
+from coronanet.engines.base import DYNAMIC, TensorSpec
+from coronanet.engines.load_errors import CannotRunError
 from coronanet.engines.open import Backend, open_onnx
 from coronanet.model.errors import UsageError
 from onnx import TensorProto, helper
@@ -80,6 +84,7 @@ def test_the_reason_and_the_page_are_named(
         ("onnxruntime", "InferenceSession", MemoryError("std::bad_alloc")),
         ("openvino", "Core", RuntimeError("Exception from src/inference/src/cpp/core.cpp:109:\nstd::bad_alloc\n")),
         ("openvino", "Core", MemoryError("std::bad_alloc")),
+        ("openvino", "Core", MemoryError()),
     ],
 )
 def test_a_file_for_which_no_memory_is_left_has_the_page_of_memory(
@@ -90,9 +95,33 @@ def test_a_file_for_which_no_memory_is_left_has_the_page_of_memory(
 
     runtime = importlib.import_module(backend)
     monkeypatch.setattr(getattr(runtime, name), "compile_model" if name == "Core" else "__init__", exhausted)
-    sentence = "(Failed to allocate memory for .* 1179648|std::bad_alloc|Cannot allocate memory)"
+    sentence = "(Failed to allocate memory for .* 1179648|std::bad_alloc|Cannot allocate memory|MemoryError)"
     with pytest.raises(UsageError, match=rf"cannot load \S+: {sentence} \(docs/errors\.md#out-of-memory"):
         open_onnx(tmp_path / "network.onnx", (), (), 1, backend=backend, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("backend", "error"),
+    [
+        ("onnxruntime", Exception("[ONNXRuntimeError] : 6 : ... Failed to allocate memory for requested buffer of 9")),
+        ("openvino", RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc\n")),
+        ("openvino", MemoryError()),
+    ],
+)
+def test_a_batch_for_which_no_memory_is_left_is_one_line_with_that_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Backend, error: Exception
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    path = tmp_path / "network.onnx"
+    path.write_bytes(_model())
+    spec = [TensorSpec(name, "float32", (DYNAMIC, 4)) for name in ("x", "y")]
+    with open_onnx(path, (spec[0],), (spec[1],), 1, backend=backend, precision="fp32") as engine:
+        attribute, method = ("_session", "run") if backend == "onnxruntime" else ("_request", "infer")
+        monkeypatch.setattr(engine, attribute, SimpleNamespace(**{method: exhausted}))
+        with pytest.raises(CannotRunError, match=r"cannot run this batch of 1: .*docs/errors\.md#out-of-memory\)$"):
+            engine.infer({"x": np.zeros((1, 4), np.float32)})
 
 
 def test_another_reason_is_the_last_line_of_the_report(tmp_path: Path) -> None:

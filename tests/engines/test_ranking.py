@@ -102,6 +102,12 @@ def test_ways_are_timed_in_turns_and_each_is_the_first_as_often(
     assert Counter(turn[0] for turn in turns) == dict.fromkeys(choices, 5)
 
 
+def test_of_a_record_in_another_order_the_best_is_the_same(ranked: ranking.Ranking) -> None:
+    exact = ranked.ways[0].model_copy(update={"backend": "onnxruntime", "precision": "fp32", "latency_ms": 10.0})
+    quick = exact.model_copy(update={"precision": "int8", "latency_ms": 9.95})
+    assert ranked.model_copy(update={"ways": (quick, exact)}).best == exact.choice
+
+
 def test_a_way_that_was_refused_is_not_chosen_however_fast(ranked: ranking.Ranking) -> None:
     fast = ranked.ways[0].model_copy(update={"verdict": "refused", "latency_ms": 0.001, "precision": "bf16"})
     assert ranked.model_copy(update={"ways": (fast, *ranked.ways)}).best == ranked.best

@@ -150,6 +150,13 @@ def test_a_plan_is_never_what_the_embedded_server_runs(
         TASK: Choice("onnxruntime", "fp32")
     }
     assert embedded_choices({TASK: planned}, {TASK: Choice("openvino", "bf16")}) == {TASK: Choice("openvino", "bf16")}
+    # Of what it can run, what is as fast beside each other, not beside the plan.
+    (_, _, exact), quick = ways, ways[-1].model_copy(update={"precision": "int8", "latency_ms": 9.95})
+    slower = ranking.model_copy(update={"ways": (ways[0], quick, exact.model_copy(update={"latency_ms": 10.0}))})
+    monkeypatch.setattr(repository, "read_ranking", lambda _: slower)
+    assert embedded_choices({TASK: planned}, {TASK: Choice("tensorrt", "fp16")}) == {
+        TASK: Choice("onnxruntime", "fp32")
+    }
     monkeypatch.setattr(repository, "read_ranking", lambda _: None)
     with pytest.raises(UsageError, match="nothing that passed here runs in the embedded server"):
         embedded_choices({TASK: planned}, {TASK: Choice("tensorrt", "fp16")})

@@ -27,6 +27,9 @@ CANARY = Canary(
     },
 )
 
+#: What a busy server's counters show.
+WORKING = ("preprocess", "lungs", "decide", "coronanet")
+
 
 @dataclass
 class Server:
@@ -39,9 +42,7 @@ class Server:
     works: tuple[str, ...] = ()
     statistics: Kind | None = None
     looks: int | None = None
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("preprocess", "lungs", "decide", "coronanet_triage"), 0)
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*WORKING, "coronanet_triage"), 0))
 
     def ask(self, model: str, feeds: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
         for name in self.works:
@@ -79,13 +80,19 @@ def test_a_right_answer_is_well() -> None:
 
 
 def test_a_late_canary_is_busy_while_every_model_finishes_requests() -> None:
-    finding = _examine(Server({"coronanet": "late"}, works=("preprocess", "lungs", "decide")))
+    finding = _examine(Server({"coronanet": "late"}, works=WORKING))
     assert (finding.verdict, finding.models) == ("busy", ())
 
 
 def test_a_model_that_stood_still_but_answers_by_itself_is_not_blamed() -> None:
-    finding = _examine(Server({"coronanet": "late"}, works=("preprocess",)))
+    finding = _examine(Server({"coronanet": "late"}, works=("preprocess", "coronanet")))
     assert (finding.verdict, finding.models) == ("busy", ())
+
+
+@pytest.mark.parametrize("kind", ["late", "full"])
+def test_an_ensemble_that_answers_nobody_though_every_model_does_is_the_server_s_fault(kind: Kind) -> None:
+    finding = _examine(Server({"coronanet": kind}, works=("preprocess", "lungs", "decide")))
+    assert (finding.verdict, finding.models, finding.reason) == ("sick", (), f"coronanet is {kind}")
 
 
 def test_a_model_that_finishes_nothing_while_it_is_asked_has_stalled() -> None:
@@ -101,9 +108,9 @@ def test_a_model_that_is_late_itself_but_works_is_busy() -> None:
 
 def test_a_server_that_refuses_because_it_is_full_is_busy() -> None:
     full: dict[str, Kind] = {"coronanet": "full", "preprocess": "full"}
-    finding = _examine(Server(full, works=("preprocess", "lungs", "decide")))
+    finding = _examine(Server(full, works=WORKING))
     assert (finding.verdict, finding.models) == ("busy", ())
-    finding = _examine(Server({"coronanet": "full"}, works=("preprocess",)))
+    finding = _examine(Server({"coronanet": "full"}, works=("preprocess", "coronanet")))
     assert (finding.verdict, finding.models) == ("busy", ())
 
 
@@ -147,7 +154,25 @@ def test_the_gated_model_is_to_blame_where_the_others_are_well(kind: Kind) -> No
 
 
 def test_a_gated_model_that_is_late_but_works_is_busy() -> None:
-    working = Server({"coronanet_triage": "late"}, works=("coronanet_triage", "preprocess", "lungs", "decide"))
+    working = Server({"coronanet_triage": "late"}, works=(*WORKING, "coronanet_triage"))
     assert _examine(working, GATED).verdict == "busy"
-    still = Server({"coronanet_triage": "late"}, works=("preprocess", "lungs", "decide"))
+    still = Server({"coronanet_triage": "late"}, works=WORKING)
     assert _examine(still, GATED).models == ("coronanet_triage",)
+
+
+@dataclass
+class Filling(Server):
+    """Its ensemble answers once, and then it is full."""
+
+    def ask(self, model: str, feeds: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
+        answer = super().ask(model, feeds, outputs, timeout_s)
+        self.fails["coronanet"] = "full"
+        return answer
+
+
+@pytest.mark.parametrize("kind", ["late", "full"])
+@pytest.mark.parametrize("server", [Server, Filling])
+def test_the_gated_model_is_not_to_blame_for_an_ensemble_that_has_no_room(server: type[Server], kind: Kind) -> None:
+    fails: dict[str, Kind] = {"coronanet_triage": kind} if server is Filling else dict.fromkeys(GATED.whole, kind)
+    finding = _examine(server(fails, works=WORKING), GATED)
+    assert (finding.verdict, finding.models) == ("busy", ())

@@ -153,16 +153,27 @@ class Probes:
     canary: Any
     folder: Path
 
-    def ask(self, probe: str, http: str | int, metrics: str | int, seconds: str = "0.5", **environment: str) -> bool:
-        """Whether a probe is content with what stands at two ports."""
+    def ask(
+        self, probe: str, http: str | int, metrics: str | int, *, canary_s: str = "30", live_s: str = "30", **more: str
+    ) -> bool:
+        """Whether a probe is content with what stands at two ports; ``more`` is its environment.
+
+        The two limits are long where an answer comes, however busy this machine is, and short where none does.
+        """
         for name, text in self.canary.items():
             here = re.sub(r"/(canary|tmp)/", f"{self.folder}/", text).replace(":8000/", f":{http}/")
-            here = here.replace(":8002/", f":{metrics}/").replace("--max-time 2", f"--max-time {seconds}")
+            here = here.replace(":8002/", f":{metrics}/").replace("--max-time 2", f"--max-time {live_s}")
             (self.folder / name).write_text(here)
         shell, file, name, _ = self.pod["containers"][0][probe]["exec"]["command"]
-        command = [shell, file.replace("/canary", str(self.folder)), name, seconds]
-        environment = {**os.environ, **environment}
-        ended = subprocess.run(command, check=False, timeout=60, env=environment, capture_output=True)
+        command = [shell, file.replace("/canary", str(self.folder)), name, canary_s]
+        ended = subprocess.run(
+            command,
+            check=False,
+            timeout=120,
+            env={**os.environ, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
         return ended.returncode == 0
 
 
@@ -254,8 +265,10 @@ SEEN: dict[str, tuple[Callable[[], AbstractContextManager[int]], set[str]]] = {
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_busy_pod_stays_and_one_that_never_answered_does_not_come(probes: Probes, probe: str, seen: str) -> None:
     stands, content = SEEN[seen]
+    silent = {"canary_s": "0.5"} if seen in ("late", "hangs") else {}
+    dumb = {"live_s": "0.5"} if seen == "hangs" else {}
     with stands() as port:
-        assert probes.ask(probe, port, port) is (probe in content)
+        assert probes.ask(probe, port, port, **silent, **dumb) is (probe in content)
 
 
 @needs_curl
@@ -264,14 +277,31 @@ def test_a_busy_pod_stays_and_one_that_never_answered_does_not_come(probes: Prob
 def test_a_pod_that_is_late_while_nobody_is_answered_goes(probes: Probes, probe: str, status: int) -> None:
     triton = Triton(status)
     with _listening(triton) as port:
-        assert [probes.ask(probe, port, port) for _ in range(3)] == [True] * 3, "busy"
+        canary_s = "30" if status else "0.5"
+        assert [probes.ask(probe, port, port, canary_s=canary_s) for _ in range(3)] == [True] * 3, "busy"
         triton.works = False
-        assert probes.ask(probe, port, port) is True, "somebody was answered since the last one"
-        assert [probes.ask(probe, port, port) for _ in range(2)] == [False] * 2, "stalled"
+        assert probes.ask(probe, port, port, canary_s=canary_s) is True, "somebody was answered since the last one"
+        assert [probes.ask(probe, port, port, canary_s=canary_s) for _ in range(2)] == [False] * 2, "stalled"
         triton.canary = 200
         assert probes.ask(probe, port, port) is True
         triton.canary = status
-        assert probes.ask(probe, port, port) is True, "late for the first time again"
+        assert probes.ask(probe, port, port, canary_s=canary_s) is True, "late for the first time again"
+
+
+@needs_curl
+def test_what_a_probe_noted_is_forgotten_at_a_new_start(probes: Probes) -> None:
+    triton = Triton(503, works=False)
+    with _listening(triton) as port:
+        assert [probes.ask("livenessProbe", port, port) for _ in range(2)] == [True, False]
+        assert probes.ask("startupProbe", port, port) is False
+        assert probes.ask("livenessProbe", port, port) is True
+
+
+@needs_curl
+@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+def test_metrics_that_cannot_be_read_are_no_reason(probes: Probes, probe: str) -> None:
+    with _listening(Triton(503)) as port, _nobody() as metrics:
+        assert [probes.ask(probe, port, metrics) for _ in range(2)] == [True, True]
 
 
 @needs_curl
@@ -280,9 +310,9 @@ def test_a_live_triton_gives_the_canary_what_it_is_compared_with(
     probes: Probes, probe: str, triton_server: TritonServer
 ) -> None:
     http, metrics = triton_server.ports.http, triton_server.ports.metrics
-    assert probes.ask(probe, http, metrics, seconds="30")
+    assert probes.ask(probe, http, metrics, canary_s="30")
     probes.canary["probability"] = "0.27"
-    assert not probes.ask(probe, http, metrics, seconds="30")
+    assert not probes.ask(probe, http, metrics, canary_s="30")
     with urllib.request.urlopen(f"http://{triton_server.metrics_address}/metrics", timeout=30) as answer:
         assert b'\nnv_inference_request_success{model="coronanet",' in answer.read()
 

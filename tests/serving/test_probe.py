@@ -30,6 +30,7 @@ class _Refusing(service_pb2_grpc.GRPCInferenceServiceServicer):
         answer = message("ModelStatisticsResponse")()
         model = answer.model_stats.add(name="lung_segmentation")
         model.inference_stats.success.count, model.inference_stats.fail.count = 3, 5
+        model.inference_stats.cache_hit.count = 1
         return answer
 
 
@@ -77,9 +78,11 @@ def test_no_answer_in_time_is_late(refusing: tuple[_Refusing, str]) -> None:
     assert _kind(refusing[1], LATE_S / 4) == "late"
 
 
-def test_what_a_queue_gave_up_is_no_work_of_the_model_behind_it(refusing: tuple[_Refusing, str]) -> None:
+def test_what_a_queue_gave_up_and_what_the_cache_answered_is_no_work_of_the_model_behind_it(
+    refusing: tuple[_Refusing, str],
+) -> None:
     probe = Probe(refusing[1])
-    assert probe.answered(30) == {"lung_segmentation": 3}
+    assert probe.answered(30) == {"lung_segmentation": 2}
     probe.close()
 
 

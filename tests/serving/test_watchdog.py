@@ -33,6 +33,7 @@ class Server:
     restarts_that_fail: int = 0
     no_start: Exception = field(default_factory=lambda: RefusedError("no start"))
     calls: list[str] = field(default_factory=list)
+    start_s: float = 0
     reload_s: float = 0
 
     def ended(self, *, wait_s: float = 0) -> str:
@@ -119,6 +120,15 @@ def test_two_models_that_die_together_are_loaded_together(events: Events) -> Non
         watchdog.step()
     assert server.calls == ["reload a b"]
     assert server.reload_s == 2 * module.RELOAD_S
+
+
+def test_a_machine_that_took_long_to_start_has_as_long_to_load_a_model_again(events: Events) -> None:
+    server = Server(start_s=3 * module.RELOAD_S)
+    with Watchdog(server, events) as watchdog:
+        server.living.pop()
+        watchdog.step()
+    assert server.calls == ["reload b"]
+    assert server.reload_s == 3 * module.RELOAD_S
 
 
 def test_a_busy_server_is_never_restarted(events: Events) -> None:
