@@ -53,13 +53,16 @@ def _models(served: Served, event: str) -> set[str]:
     return {model for seen in served.seen(event) for model in seen["models"]}
 
 
-def test_the_last_process_of_a_model_is_brought_back_too(pair_repository: Path, tmp_path: Path) -> None:
+def test_the_last_process_of_a_model_is_brought_back_too(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
     with serving(pair_repository, tmp_path) as served:
         expected = _undisturbed(served.address, slices(25))
         for process in model_processes(served.server):
             process.kill()
         # The watchdog may look between two of the kills.
-        served.until(lambda: _models(served, "model_back") == {*PAIR}, MODEL_BACK_S)
+        back_s = served.until(lambda: _models(served, "model_back") == {*PAIR}, MODEL_BACK_S)
+        record_property("figure", f"all back after {back_s:.1f} s")
         assert _models(served, "model_died") == {*PAIR}
         assert_same(dict(enumerate(_undisturbed(served.address, slices(25)))), expected, 25)
 
