@@ -13,29 +13,30 @@ from .conftest import Record, serving
 
 #: On a machine whose two cores others use as well; a quiet one takes a tenth of it.
 START_S = 60.0
+#: Where the right answers come from, in turns: a start finds what the one before has computed.
+CANARIES = ("computed", "from the cache")
 STARTS = int(os.environ.get("CORONANET_STARTS", "1"))
 
 
 @pytest.mark.timeout(2 * STARTS * 2 * START_S)
 def test_the_whole_ensemble_is_ready_in_seconds(repository: Path, tmp_path: Path, record_property: Record) -> None:
-    for canary in ("computed", "from the cache"):
-        ready_s: list[float] = []
-        command_s: list[float] = []
-        for number in range(STARTS):
-            if canary == "computed":
-                shutil.rmtree(cache_home() / "triton" / "canaries", ignore_errors=True)
+    ready_s: dict[str, list[float]] = {canary: [] for canary in CANARIES}
+    command_s: dict[str, list[float]] = {canary: [] for canary in CANARIES}
+    for number in range(STARTS):
+        shutil.rmtree(cache_home() / "triton" / "canaries", ignore_errors=True)
+        for canary in CANARIES:
             folder = tmp_path / f"{canary} {number}"
             folder.mkdir()
             started = time.monotonic()
             with serving(repository, folder) as served:
-                command_s.append(time.monotonic() - started)
+                command_s[canary].append(time.monotonic() - started)
                 (ready,) = served.seen("ready")
-            ready_s.append(ready["seconds"])
-        assert min(ready_s) > 0
-        assert max(command_s) < START_S
+            ready_s[canary].append(ready["seconds"])
+            assert 0 < ready_s[canary][-1] < command_s[canary][-1] < START_S
+    for canary, seconds in ready_s.items():
         record_property(
             "figure",
-            f"canary {canary}: ready {_spread(ready_s)} after it began, {_spread(command_s)} after the command",
+            f"canary {canary}: ready {_spread(seconds)} after it began, {_spread(command_s[canary])} after the command",
         )
 
 
