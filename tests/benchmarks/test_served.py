@@ -169,7 +169,8 @@ def test_requests_that_fail_are_counted_and_end_in_a_no(
     (failures,) = value["results"][0]["errors"].values()
     assert failures > 10
     assert f"{failures} requests failed" in error
-    assert f"failures: {failures} of " in value["results"][0]["warnings"][0]
+    # Where the machine is busy, others stand beside it.
+    assert any(f"failures: {failures} of " in warning for warning in value["results"][0]["warnings"])
 
 
 def test_a_tax_is_taken_of_as_many_streams_or_none(tiny_bundle: Bundle, server: TritonServer) -> None:

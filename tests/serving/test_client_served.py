@@ -6,10 +6,11 @@ import ipaddress
 import json
 import os
 import signal
+import statistics
 import subprocess
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from coronanet import cli
 from coronanet.engines.bundle import Bundle
 from coronanet.engines.predictor import Choice, LocalEnsemble
 from coronanet.model.phantom import make_phantom
-from coronanet.model.tasks import TaskName
+from coronanet.model.tasks import TASKS, TaskName
 from coronanet.serving.client import Answer, AsyncClient, Client, Connection, Tls, UnansweredError, UsageError
 from coronanet.serving.installation import environment, find_installation, link_backend
 from coronanet.serving.repository import fill_repository
@@ -34,6 +35,9 @@ from cryptography.x509.oid import NameOID
 from .conftest import settled
 
 KEY = ("infer-key", "s3cret=value")
+OUTPUTS = tuple(task.output for task in TASKS.values())
+#: How often one output and all of them are asked for in turns.
+ROUNDS = int(os.environ.get("CORONANET_ROUNDS", "15"))
 
 
 def _runs(address: str) -> dict[str, int]:
@@ -82,6 +86,32 @@ def test_one_output_costs_only_its_steps(triton_server: TritonServer, output: st
     with Client(triton_server.address, outputs=[output]) as client:
         assert client.predict(image).keys() == {output}
     assert _moved(before, _runs(triton_server.address)) == {"coronanet": 3, **dict.fromkeys(steps, 3)}
+
+
+def test_the_cheapest_output_takes_less_time_than_all(
+    triton_server: TritonServer, record_property: Callable[[str, object], None]
+) -> None:
+    image = make_phantom(size=512, slices=1).image
+    wanted = {"all": None, **{output: [output] for output in OUTPUTS}}
+    times: dict[str, list[float]] = {name: [] for name in wanted}
+    with ExitStack() as stack:
+        clients = {
+            name: stack.enter_context(Client(triton_server.address, outputs=outputs))
+            for name, outputs in wanted.items()
+        }
+        for _ in range(ROUNDS):
+            for name, client in clients.items():
+                started = time.perf_counter()
+                client.predict(image)
+                times[name].append(time.perf_counter() - started)
+    # Of each round a ratio, so that what slows a machine for a while slows both.
+    ratios = {
+        name: statistics.median(one / whole for one, whole in zip(times[name], times["all"], strict=True))
+        for name in OUTPUTS
+    }
+    # Where there are cores for all networks at once, the dearest output takes as long as all.
+    assert min(ratios.values()) < 1
+    record_property("figure", ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
 
 
 @pytest.mark.parametrize(

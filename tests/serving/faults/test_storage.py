@@ -25,7 +25,7 @@ from coronanet.serving.processes import model_processes
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import TritonServer
 
-from .conftest import ask, ask_again, serving, slices
+from .conftest import Record, ask, ask_again, serving, slices
 
 BACK_S = 40.0
 SERVE = ["serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--repository"]
@@ -126,7 +126,9 @@ def test_a_repository_that_is_filled_again_changes_nothing_until_the_next_start(
         assert ask(served.address, slices(1)[0]) == expected
 
 
-def test_a_wrong_answer_is_noticed_and_the_server_restarted(pair_repository: Path, tmp_path: Path) -> None:
+def test_a_wrong_answer_is_noticed_and_the_server_restarted(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
     with serving(pair_repository, tmp_path) as served:
         expected = ask(served.address, slices(1)[0])
         (run,) = runs_home().glob(f"coronanet-{served.process.pid}-*")
@@ -136,7 +138,8 @@ def test_a_wrong_answer_is_noticed_and_the_server_restarted(pair_repository: Pat
         zeros = right.replace("pb_utils.Tensor(name, array)", "pb_utils.Tensor(name, array * 0)")
         assert zeros != right
         code.write_text(zeros)
-        served.until(lambda: served.seen("restarted"), BACK_S)
+        back_s = served.until(lambda: served.seen("restarted"), BACK_S)
+        record_property("figure", f"restarted after {back_s:.1f} s")
         assert "logits_classification is wrong" in served.seen("sick")[0]["reason"]
         assert ask(served.address, slices(1)[0]) == expected
 
