@@ -402,6 +402,18 @@ def test_against_takes_bundles_and_says_what_to_do_with_a_file(
     assert "leave --baseline, --peers, --peer and --batch up out" in error
 
 
+def test_a_peer_that_nobody_knows_is_refused_before_bundles_are_exported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("exported")
+
+    monkeypatch.setattr(cli, "provide_bundles", never)
+    code, _, error = run(["--peer", "torch bf61"], capsys)
+    assert code == 2
+    assert "no peer 'torch bf61'" in error
+
+
 @pytest.mark.usefixtures("tiny_cli")
 def test_a_baseline_fails_on_a_slowdown_alone_and_on_ratios(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -479,6 +491,11 @@ def test_a_baseline_fails_where_a_way_that_was_asked_for_has_no_result_any_more(
     code, _, error = run([*quick, "--backend", "openvino", "--baseline", str(file)], capsys)
     assert code == 1
     assert f"of the baseline nothing could be measured now: nothing to measure: {TASK} openvino fp32: planted" in error
+    (tmp_path / "file").touch()
+    elsewhere = ["--out", str(tmp_path / "file" / "new.json")]
+    code, _, error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file), *elsewhere], capsys)
+    assert code == 2, "no verdict, but wrong use"
+    assert "cannot write" in error
     # Only what is asked for must be there, and something must be.
     error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file)], capsys)[2]
     assert "not measured now" not in error
