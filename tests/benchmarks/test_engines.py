@@ -381,6 +381,7 @@ def test_the_proof_of_the_verdicts_leaves_what_it_measured_and_how(
     jsonschema.validate(value, document_schema("bench-prove"))
     assert json.loads(capsys.readouterr().out) == value["verdicts"]
     assert [len(value[name]) for name in ("same", "planted")] == [1, 1]
+    assert value["protocol"]["method"]["verb"] == "bench prove"
     assert value["protocol"]["method"]["plan"]["repeats"] == 20
     assert value["protocol"]["software"]["bundles"] == {TASK: tiny_bundle.sha256}
 
