@@ -86,7 +86,7 @@ step() {
 	case $code in
 	0) rm -f "$out/$name.log" ;;
 	124 | 137) skip "$name" "not done within $limit s" ;;
-	*) skip "$name" "$(grep -v '^warning: ' "$out/$name.log" | tail -n 1)" ;;
+	*) skip "$name" "$(grep -v '^warning: ' "$out/$name.log" | tail -n 1 | cut -c 1-300)" ;;
 	esac
 	return "$code"
 }
