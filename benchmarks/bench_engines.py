@@ -40,6 +40,10 @@ LONGEST = 300
 DOUBLINGS = tuple(2**power for power in range(11))
 
 
+class NothingMeasuredError(UsageError):
+    """Of all that was asked for nothing could be measured; the message has the reasons."""
+
+
 @dataclass(frozen=True)
 class Extras:
     """What is measured beside the calls.
@@ -134,7 +138,7 @@ def measure_engines(
         keep: given what there is after every group, so that a run that is broken off loses one group and no more.
 
     Raises:
-        UsageError: nothing at all could be measured; the message has the reasons.
+        NothingMeasuredError: nothing at all could be.
     """
     extras = extras or Extras()
     run = _Run(
@@ -159,7 +163,9 @@ def measure_engines(
                     keep(run.report.model_copy(update={"skipped": (*run.skipped, rest)}))
     if not run.results:
         reasons = "; ".join(f"{item.what}: {item.reason}" for item in run.skipped)
-        raise UsageError(f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}")
+        raise NothingMeasuredError(
+            f"nothing to measure: {reasons or 'no such combination of backend and precision exists'}"
+        )
     return run.report
 
 

@@ -30,14 +30,17 @@ def case_of(name: TaskName, way: Way, batch: int, engine: Engine) -> EngineCase:
 def parity_of(bundle: Bundle, choice: Choice, ranking: Ranking | None) -> Parity | None:
     """What is known of how a network decides: from this machine's ranking, else from export's evidence for its file.
 
-    Export's evidence is of ONNX Runtime and says nothing about another backend. None where nothing is known.
+    Parity alone: whether a reduced precision may be chosen is for non-inferiority too, which has not run without real
+    slices. Export's evidence is of ONNX Runtime and says nothing about another backend. None where nothing is known.
     """
     if choice.backend == "torch":
         return Parity(label_agreement=1.0, verdict="passed", source="reference")
     for way in ranking.ways if ranking else ():
         if (way.backend, way.precision) == (choice.backend, choice.precision):
-            agreement = way.evidence.label_agreement if way.evidence else None
-            return Parity(label_agreement=agreement, verdict=way.verdict, source="this machine")
+            found = way.evidence
+            if found is None:
+                return Parity(label_agreement=None, verdict=way.verdict, source="this machine")
+            return Parity(label_agreement=found.label_agreement, verdict=found.verdict, source="this machine")
     evidence = bundle.require("network", file_precision(choice.backend, choice.precision)).evidence
     if choice.backend != "onnxruntime" or evidence is None:
         return None

@@ -121,13 +121,15 @@ def engines(
             f"--against compares two folders of bundles: leave --baseline, --peers, --peer and --batch {UP} out"
         )
     batches = None if batch == UP else numbers("--batch", batch)
+    # Before the bundles, whose first export takes minutes: a typo must not cost that.
+    extras = Extras(fresh=fresh, roofline=roofline, peers=peers_beside(ways, peer or ()) if peers or peer else ())
     asked = _Asked(
         bundles=_provide(ctx, bundles, names("--task", task, TASK_NAMES)),
         ways=ways,
         batches=batches,
         plan=Plan(repeats, max_seconds, least_rounds=LEAST_ROUNDS),
         rule=WarmUpRule(limit_s=min(5.0, max_seconds / max(1, len(ways)))),
-        extras=Extras(fresh=fresh, roofline=roofline, peers=peers_beside(ways, peer or ()) if peers or peer else ()),
+        extras=extras,
     )
     known = read_engines(baseline) if baseline is not None else None
     if against is not None:
@@ -172,7 +174,7 @@ def _guard(asked: _Asked, report: "EngineReport", known: "EngineReport", baselin
 
 def _measure(asked: _Asked, out_file: Path | None, known: "EngineReport | None", vary: Sequence[str]) -> "EngineReport":
     from ..engines.ranking import read_ranking
-    from .bench_engines import engine_protocol, measure_engines
+    from .bench_engines import NothingMeasuredError, engine_protocol, measure_engines
     from .compare import check_same, compare_shared
     from .inputs import phantom_slices
     from .report import write_text
@@ -213,7 +215,7 @@ def _measure(asked: _Asked, out_file: Path | None, known: "EngineReport | None",
                 advance=advance,
                 keep=keep,
             )
-        except UsageError as error:
+        except NothingMeasuredError as error:
             if known is None:
                 raise
             raise RefusedError(f"of the baseline nothing could be measured now: {error}") from None

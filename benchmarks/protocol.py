@@ -23,6 +23,7 @@ from ..engines.machine import CPUINFO, Machine, installed_version, observe_machi
 from ..engines.open import Backend
 from ..engines.places import ROOT
 from ..model.card import StrictModel
+from ..model.errors import UsageError
 from ..model.tasks import TaskName
 from .load import LoadPlan
 from .nvml import GpuMoment, gpu_moments
@@ -56,6 +57,8 @@ VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
     "OPENBLAS_NUM_THREADS",
 )
+#: What a copy without ``.git`` is a copy of.
+SOURCE_VARIABLE = "CORONANET_SOURCE"
 STAT = Path("/proc/stat")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 #: Share of the cores' time above which a report says that the machine was not its own.
@@ -138,7 +141,7 @@ class Method(StrictModel):
     ``fresh`` says how load time, first inference and peak memory were taken; None where they were not.
     """
 
-    verb: Literal["bench engines", "bench serving", "bench study", "bench waterfall"]
+    verb: Literal["bench engines", "bench prove", "bench serving", "bench study", "bench waterfall"]
     measures: str
     transfers: str
     order: str
@@ -151,7 +154,8 @@ class Method(StrictModel):
 class Software(StrictModel):
     """What ran: ``source`` is the commit of a checkout, ``+`` where it had changes, else the version.
 
-    ``?`` stands behind either where git did not tell the commit, or whether it had changes.
+    ``?`` stands behind either where git did not tell the commit, or whether it had changes. Of a copy without ``.git``
+    it is what the variable ``CORONANET_SOURCE`` says: the commit that was copied.
     ``environment`` are those of `VARIABLES` that were set; ``bundles`` gives the hash of each bundle's manifest, by
     task.
     """
@@ -258,7 +262,7 @@ def _cpu_mhz() -> float | None:
 def _source(root: Path) -> str:
     version = installed_version("coronanet") or "unknown"
     if not (root / ".git").exists():
-        return version
+        return _told_source() or version
     git = shutil.which("git")
     commit = git and _ask([git, "-C", str(root), "rev-parse", "HEAD"])
     if git is None or not commit:
@@ -267,6 +271,17 @@ def _source(root: Path) -> str:
     if changed is None:
         return f"{commit}?"
     return f"{commit}+" if changed else commit
+
+
+def _told_source() -> str | None:
+    """What `SOURCE_VARIABLE` says, which goes into every report and so may be nothing but a commit."""
+    told = os.environ.get(SOURCE_VARIABLE)
+    if told and not re.fullmatch(r"[0-9a-f]{40}[+?]?", told):
+        raise UsageError(
+            f"{SOURCE_VARIABLE}: expected the 40 hex digits of a commit, '+' behind them where it had changes, got "
+            f"{told}: set it to what `git rev-parse HEAD` prints where the copy was made"
+        )
+    return told or None
 
 
 def _ask(command: list[str]) -> str | None:

@@ -57,8 +57,9 @@ def prove(bundle: Bundle, runs: int, plan: Plan) -> ProofReport:
             opener = _opener(planted=name == "planted")
             found.append(measure_against(same, same, [WAY], [1], image, plan=plan, rule=WarmUpRule(), opener=opener))
     comparisons = {name: tuple(one for each in found for one in each.comparisons) for name, found in reports.items()}
+    protocol = reports["same"][0].protocol
     return ProofReport(
-        protocol=reports["same"][0].protocol,
+        protocol=protocol.model_copy(update={"method": protocol.method.model_copy(update={"verb": "bench prove"})}),
         slowdown=SLOWDOWN,
         same=comparisons["same"],
         planted=comparisons["planted"],

@@ -1,5 +1,6 @@
 """The README's section on speed, written from what was measured: ``python -m coronanet.benchmarks.readme``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -83,10 +84,13 @@ def _gpu_results(report: EngineReport) -> tuple[EngineResult, ...]:
 
 
 def _gpu_lines(on_gpu: Mapping[str, EngineReport]) -> list[str]:
-    """A table a run: our fastest proved way on its GPU, and the fastest peer of the same turns."""
+    """A table a run with a proved way: our fastest on its GPU, and the fastest peer of the same turns."""
     lines: list[str] = []
     for file, whole in on_gpu.items():
         report = whole.model_copy(update={"results": _gpu_results(whole)})
+        rows = _gpu_rows(report)
+        if not rows:
+            continue
         machine = report.protocol.machine
         lines += [
             f"On {', '.join(map(str, machine.gpus))}, {report.protocol.moment.started[:10]}: median in milliseconds, "
@@ -94,18 +98,25 @@ def _gpu_lines(on_gpu: Mapping[str, EngineReport]) -> list[str]:
             "",
             "| | slices a call | ours | fastest peer |",
             "|---|---|---|---|",
+            *rows,
+            "",
         ]
-        for task, batch in dict.fromkeys((one.case.task, one.case.batch) for one in report.results):
-            ours = fastest_proved(report, task, batch)
-            if ours is None:
-                continue
-            beside = [one for one in report.peers if (one.case.task, one.case.batch) == (task, batch)]
-            peer = min(beside, key=lambda one: one.statistics.p50_ms, default=None)
-            name = f" ({peer.case.peer})" if peer else ""
-            own = f"**{_ms(ours.statistics)}** ({_way(ours)})"
-            lines.append(f"| {task.replace('_', ' ')} | {batch} | {own} | {_against(peer, ours)}{name} |")
-        lines.append("")
     return lines[:-1]
+
+
+def _gpu_rows(report: EngineReport) -> list[str]:
+    """A row for each task and batch that a proved way ran."""
+    rows: list[str] = []
+    for task, batch in dict.fromkeys((one.case.task, one.case.batch) for one in report.results):
+        ours = fastest_proved(report, task, batch)
+        if ours is None:
+            continue
+        beside = [one for one in report.peers if (one.case.task, one.case.batch) == (task, batch)]
+        peer = min(beside, key=lambda one: one.statistics.p50_ms, default=None)
+        name = f" ({peer.case.peer})" if peer else ""
+        own = f"**{_ms(ours.statistics)}** ({_way(ours)})"
+        rows.append(f"| {task.replace('_', ' ')} | {batch} | {own} | {_against(peer, ours)}{name} |")
+    return rows
 
 
 def _rows(report: EngineReport, tasks: Sequence[TaskName]) -> list[tuple[str, list[str]]]:
@@ -163,8 +174,8 @@ def _way(result: EngineResult) -> str:
 
 
 def _short(source: str) -> str:
-    """A commit as git shortens it, with the mark behind it."""
-    return source[:7] + source[40:]
+    """A commit as git shortens it, with the mark behind it; a version as it is."""
+    return re.sub(r"^([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", source)
 
 
 def _ms(numbers: Statistics) -> str:

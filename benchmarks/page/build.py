@@ -44,7 +44,10 @@ def read_report(path: Path) -> Report:
     except (ValueError, KeyError, TypeError):
         kind, text = None, b""
     if kind is None or not issubclass(kind, Report):
-        raise UsageError(f"{path} is not a report: expected what `coronanet bench VERB --out FILE` wrote")
+        raise UsageError(
+            f"{path} is not a report of one run: expected what `coronanet bench VERB --out FILE` wrote, and "
+            "`bench compare` measures nothing"
+        )
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

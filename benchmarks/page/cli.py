@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ...console import JsonOption, emit_json, err
+from ...console import JsonOption, emit_json, err, warn
 from ...model.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def report(
 
     Nothing is loaded from elsewhere and nothing runs: the page can be mailed and printed.
     """
-    from ..report import write_text
+    from ..report import ProofReport, write_text
     from ..spreadsheet import to_csv
     from .build import build_page, read_report
 
@@ -35,6 +35,8 @@ def report(
         write_text(page, build_page(reports))
     if csv_file is not None:
         write_text(csv_file, to_csv(reports), option="--csv")
+        for file in (file for file, each in zip(files, reports, strict=True) if isinstance(each, ProofReport)):
+            warn(f"{file} has comparisons alone, which the page shows: no line of {csv_file} is of it")
     written = {name: str(path) for name, path in (("page", page), ("csv", csv_file)) if path is not None}
     if as_json:
         emit_json({**written, "reports": [each.protocol.method.verb for each in reports]})

@@ -24,6 +24,7 @@ from coronanet.benchmarks import prove as proof
 from coronanet.benchmarks.against import measure_against
 from coronanet.benchmarks.bench_engines import Extras, engine_call, hide_folder, measure_engines
 from coronanet.benchmarks.ceilings import TOGETHER, torch_ceilings
+from coronanet.benchmarks.engine_results import is_chosen, parity_of
 from coronanet.benchmarks.fresh import measure_fresh
 from coronanet.benchmarks.gpu import Staged
 from coronanet.benchmarks.inputs import phantom_slices
@@ -38,9 +39,10 @@ from coronanet.benchmarks.trtexec import latencies_ns, run_trtexec
 from coronanet.benchmarks.ways import Way, all_ways, open_way
 from coronanet.benchmarks.yardstick import make_yardstick
 from coronanet.engines.base import Engine, EngineBase, Tensors
-from coronanet.engines.bundle import Bundle
+from coronanet.engines.bundle import Bundle, Verdict
 from coronanet.engines.open import Backend, open_engine
 from coronanet.engines.predictor import Choice
+from coronanet.engines.ranking import Ranked, Ranking
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TaskName
 from numpy.typing import NDArray
@@ -73,6 +75,33 @@ def tiny_cli(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> None:
 @pytest.fixture(scope="module")
 def image() -> NDArray[np.int16]:
     return phantom_slices()
+
+
+def test_parity_is_what_parity_found_where_non_inferiority_has_not_run(tiny_bundle: Bundle) -> None:
+    record = tiny_bundle.require("network").evidence
+    assert record is not None
+    half, whole, lost = Choice("torch_cuda", "fp16"), Choice("torch_cuda", "fp32"), Choice("onnxruntime_cuda", "fp32")
+
+    def ranked(choice: Choice, parity: Verdict | None) -> Ranked:
+        return Ranked(
+            backend=choice.backend,
+            precision=choice.precision,
+            verdict="not_run",
+            reason="no real slices",
+            latency_ms=None,
+            evidence=parity and record.model_copy(update={"verdict": parity}),
+            non_inferiority=None,
+        )
+
+    ways = (ranked(half, "passed"), ranked(whole, "refused"), ranked(lost, None))
+    ranking = Ranking(bundle_sha256=tiny_bundle.sha256, machine={}, real=False, ways=ways)
+    found = {choice: parity_of(tiny_bundle, choice, ranking) for choice in (half, whole, lost)}
+    assert {choice: each and each.verdict for choice, each in found.items()} == {
+        half: "passed",
+        whole: "refused",
+        lost: "not_run",
+    }
+    assert not is_chosen(half, ranking)
 
 
 def test_a_fresh_process_tells_how_a_network_starts_and_what_memory_it_takes(tiny_bundle: Bundle) -> None:
@@ -352,6 +381,7 @@ def test_the_proof_of_the_verdicts_leaves_what_it_measured_and_how(
     jsonschema.validate(value, document_schema("bench-prove"))
     assert json.loads(capsys.readouterr().out) == value["verdicts"]
     assert [len(value[name]) for name in ("same", "planted")] == [1, 1]
+    assert value["protocol"]["method"]["verb"] == "bench prove"
     assert value["protocol"]["method"]["plan"]["repeats"] == 20
     assert value["protocol"]["software"]["bundles"] == {TASK: tiny_bundle.sha256}
 
@@ -371,6 +401,18 @@ def test_against_takes_bundles_and_says_what_to_do_with_a_file(
     code, _, error = run([*quick, "--against", str(tmp_path), "--batch", "up"], capsys)
     assert code == 2
     assert "leave --baseline, --peers, --peer and --batch up out" in error
+
+
+def test_a_peer_that_nobody_knows_is_refused_before_bundles_are_exported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("exported")
+
+    monkeypatch.setattr(cli, "provide_bundles", never)
+    code, _, error = run(["--peer", "torch bf61"], capsys)
+    assert code == 2
+    assert "no peer 'torch bf61'" in error
 
 
 @pytest.mark.usefixtures("tiny_cli")
@@ -450,6 +492,11 @@ def test_a_baseline_fails_where_a_way_that_was_asked_for_has_no_result_any_more(
     code, _, error = run([*quick, "--backend", "openvino", "--baseline", str(file)], capsys)
     assert code == 1
     assert f"of the baseline nothing could be measured now: nothing to measure: {TASK} openvino fp32: planted" in error
+    (tmp_path / "file").touch()
+    elsewhere = ["--out", str(tmp_path / "file" / "new.json")]
+    code, _, error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file), *elsewhere], capsys)
+    assert code == 2, "no verdict, but wrong use"
+    assert "cannot write" in error
     # Only what is asked for must be there, and something must be.
     error = run([*quick, "--backend", "onnxruntime", "--baseline", str(file)], capsys)[2]
     assert "not measured now" not in error

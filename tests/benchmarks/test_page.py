@@ -25,6 +25,7 @@ from coronanet.benchmarks.report import (
     GpuLoad,
     LayerBound,
     MemoryLevel,
+    ProofReport,
     Report,
     RooflineRecord,
     Stages,
@@ -303,6 +304,25 @@ def test_the_verb_writes_page_and_sheet(
     assert [row["verb"] for row in rows] == ["bench engines", *["bench serving"] * 4, *["bench waterfall"] * 2]
     assert [row["loop"] for row in rows] == ["", "closed", "closed", "open", "open", "closed", "closed"]
     assert rows[0]["p50_ms"] == "11.5"
+
+
+def test_a_proof_has_its_counts_on_the_page_and_is_said_to_have_no_line_of_a_sheet(
+    protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = protocol.method.model_copy(update={"verb": "bench prove"})
+    proof = ProofReport(
+        protocol=protocol.model_copy(update={"method": method}),
+        slowdown=0.1,
+        same=(),
+        planted=(),
+        verdicts={"same": {"noise": 97, "slower": 3}},
+    )
+    page, sheet = tmp_path / "page.html", tmp_path / "sheet.csv"
+    code, _, error = run([*write([proof], tmp_path), "--out", str(page), "--csv", str(sheet)], capsys)
+    assert code == 0
+    assert "verdicts: same: noise 97" in words(page.read_text(encoding="utf-8"))
+    assert len(sheet.read_text().splitlines()) == 1
+    assert "has comparisons alone" in error
 
 
 @pytest.mark.parametrize(

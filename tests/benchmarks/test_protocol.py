@@ -3,12 +3,14 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from coronanet.benchmarks import protocol as module
 from coronanet.benchmarks.protocol import EngineCase, Method, Protocol, observe, observe_software
 from coronanet.engines.places import ROOT
+from coronanet.model.errors import UsageError
 
 
 def changed(protocol: Protocol, part: str, **fields: Any) -> Protocol:
@@ -68,6 +70,7 @@ def test_source_is_the_commit_of_a_checkout_marked_where_it_has_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.delenv("CORONANET_SOURCE", raising=False)
     version = observe_software({}).source
     assert version[0].isdigit()
     git(tmp_path, "init", "--quiet")
@@ -77,6 +80,21 @@ def test_source_is_the_commit_of_a_checkout_marked_where_it_has_changes(
     assert observe_software({}).source == commit
     (tmp_path / "new.txt").write_text("changed")
     assert observe_software({}).source == f"{commit}+"
+
+
+def test_source_of_a_copy_without_git_is_what_the_variable_says_and_nothing_but_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    for told in ("a1b2c3d4" * 5, f"{'a1b2c3d4' * 5}+"):
+        monkeypatch.setenv("CORONANET_SOURCE", told)
+        assert observe_software({}).source == told
+    monkeypatch.setenv("CORONANET_SOURCE", "/home/someone/corona-net")
+    with pytest.raises(UsageError, match="CORONANET_SOURCE: expected the 40 hex digits of a commit"):
+        observe_software({})
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--allow-empty", "--quiet", "-m", "first")
+    assert observe_software({}).source == git(tmp_path, "rev-parse", "HEAD"), "git knows better"
 
 
 @pytest.mark.parametrize("answer", ["exit 128", "exec sleep 60"])
@@ -89,14 +107,21 @@ def test_a_checkout_of_which_git_does_not_say_that_it_is_unchanged_is_not_record
     tool.write_text(f"#!/bin/sh\ncase $* in\n*rev-parse*) echo 1234 ;;\n*) {answer} ;;\nesac\n")
     tool.chmod(0o755)
     (tmp_path / ".git").mkdir()
+
+    def limited(command: list[str], *, timeout: float, **options: Any) -> Any:
+        """Only what never answers runs out of time, however busy the machine is."""
+        never = "status" in command and "sleep" in answer
+        return subprocess.run(command, check=options.pop("check"), timeout=0.2 if never else timeout, **options)
+
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "GIT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=limited, TimeoutExpired=subprocess.TimeoutExpired))
     monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
     assert observe_software({}).source == "1234?"
 
 
 def test_a_checkout_without_git_has_no_version_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.delenv("CORONANET_SOURCE", raising=False)
     version = observe_software({}).source
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))

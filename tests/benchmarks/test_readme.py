@@ -25,7 +25,7 @@ def test_the_readme_says_what_the_newest_measurement_says() -> None:
     assert replace_section(text, current()) == text, "write it anew: python -m coronanet.benchmarks.readme"
 
 
-def test_no_figure_stands_outside_the_section_and_those_of_a_script_say_that_it_was_not_kept() -> None:
+def test_no_milliseconds_stand_outside_the_section_and_those_of_a_script_say_that_it_was_not_kept() -> None:
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     assert re.findall(r"[\d.]+ ms\b", before + rest.partition(END)[2]) == []
     decision = README.parent / "docs" / "decisions" / "0026-a-gpu-without-a-plan.md"
@@ -69,6 +69,34 @@ def test_a_gpu_has_rows_where_the_harness_measured_one_and_is_said_to_be_missing
     assert "On Planted H100, " in text
     assert "[2026-02-01-gpu-engines](2026-02-01-gpu-engines.json)" in text
     assert "| lung segmentation | 8 | **0.72** (torch_cuda fp16) | 1.4 (2.0 x) (torch cuda) |" in text
+
+
+def test_a_gpu_on_which_nothing_was_proved_has_no_table_and_counts_as_not_measured(engines: EngineReport) -> None:
+    proved = on_gpu(engines)
+    (result,) = proved.results
+    unproved = proved.model_copy(update={"results": (result.model_copy(update={"parity": None}),)})
+    text = section(engines, "x.json", {"unproved.json": unproved})
+    assert "unproved" not in text
+    assert NO_GPU in text
+    text = section(engines, "x.json", {"unproved.json": unproved, "proved.json": proved})
+    assert "unproved" not in text
+    assert "[proved](proved.json)" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("a1b2c3d4" * 5, "a1b2c3d"),
+        (f"{'a1b2c3d4' * 5}+", "a1b2c3d+"),
+        (f"{'a1b2c3d4' * 5}?", "a1b2c3d?"),
+        ("0.1.0.dev12", "0.1.0.dev12"),
+        ("unknown?", "unknown?"),
+    ],
+)
+def test_a_commit_is_shortened_and_a_version_is_not(engines: EngineReport, source: str, said: str) -> None:
+    software = engines.protocol.software.model_copy(update={"source": source})
+    protocol = engines.protocol.model_copy(update={"software": software})
+    assert f"of source {said}, on " in section(engines.model_copy(update={"protocol": protocol}), "x.json", {})
 
 
 def test_int8_whose_ranges_came_from_slices_of_the_gates_is_said_to_be_that(engines: EngineReport) -> None:
