@@ -97,8 +97,10 @@ def _gpus() -> tuple[str, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
-    answer = _ask([tool, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"])
-    return tuple(line.strip() for line in answer.splitlines() if line.strip())
+    asked = ("name", "memory.total", "driver_version", "compute_cap")
+    answer = _ask([tool, f"--query-gpu={','.join(asked)}", "--format=csv,noheader"])
+    # It also prints warnings there. A name may have a comma in it.
+    return tuple(line.strip() for line in answer.splitlines() if line.count(", ") >= len(asked) - 1)
 
 
 def _ask(command: Sequence[str]) -> str:

@@ -46,5 +46,12 @@ def test_a_gpu_tool_that_hangs_or_fails_means_no_gpu(monkeypatch: pytest.MonkeyP
     assert observe_machine().gpus == ()
 
 
+def test_what_nvidia_smi_says_beside_its_gpus_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = "NVIDIA H200, 143771 MiB, 570.86.15, 9.0"
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(machine, "_ask", lambda _: f"WARNING: infoROM is corrupted at gpu 0000:3B:00.0\n\n{gpu}\n")
+    assert observe_machine().gpus == (gpu,)
+
+
 def test_a_package_that_is_not_installed_has_no_version() -> None:
     assert installed_version("no-such-distribution-anywhere") is None
