@@ -63,6 +63,8 @@ FEW_PREFLIGHT = 2
 #: Tests of a real server, which they share.
 SERVED = ROOT / "tests" / "serving"
 SERVER_FIXTURES = {"triton_server", "repository"}
+#: Asks for the tests that are marked ``long`` too.
+LONG = "CORONANET_LONG"
 #: How often they time each way to run a network.
 FEW_ROUNDS = 3
 
@@ -72,8 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where `make test` runs two processes: what starts servers stays in one, and so does each other file.
 
     A test that asks for the shared server only as it runs says so with a mark of its own: a second one takes 5 GB.
+    What is marked ``long`` is for those who ask for it.
     """
     for item in items:
+        if item.get_closest_marker("long") is not None and not os.environ.get(LONG):
+            item.add_marker(pytest.mark.skip(reason=f"takes long and tells little more: set {LONG}=1"))
         if item.get_closest_marker("xdist_group") is not None:
             continue
         is_served = SERVED in item.path.parents or SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 SMALLEST: TaskName = "lung_segmentation"
+QUICK_INT8: tuple[TaskName, ...] = ("lung_segmentation", "multiclass_segmentation")
 
 
 @pytest.fixture
@@ -76,7 +77,9 @@ def test_files_are_of_the_recorded_opset_and_name_no_source_file(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("int8")  # long enough for the other process to take
-@pytest.mark.parametrize("task", TASK_NAMES)
+@pytest.mark.parametrize(
+    "task", [name if name in QUICK_INT8 else pytest.param(name, marks=pytest.mark.long) for name in TASK_NAMES]
+)
 def test_int8_of_what_ships_keeps_almost_nothing_back_and_is_not_inferior(
     task: TaskName, data: Path, tmp_path: Path
 ) -> None:

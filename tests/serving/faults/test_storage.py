@@ -145,6 +145,7 @@ def test_a_wrong_answer_is_noticed_and_the_server_restarted(
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the watchdog waits for three quarters of a minute; what it goes by is in test_examination
 def test_a_model_that_hangs_under_load_is_brought_back(pair_repository: Path, tmp_path: Path) -> None:
     hang = tmp_path / "hang"
     with serving(pair_repository, tmp_path) as served, ThreadPoolExecutor(4) as pool:
