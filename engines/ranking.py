@@ -87,9 +87,8 @@ class Ranking(StrictModel):
         Raises:
             UsageError: none did.
         """
-        first = best_first(self.ways)[:1]
-        if first and first[0].verdict == "passed":
-            return first[0].choice
+        if choices := passed_best_first(self.ways):
+            return choices[0]
         tried = "; ".join(f"{way.choice}: {way.reason}" for way in self.ways) or "no engine is installed"
         raise UsageError(
             f"no engine passed the gates on this machine ({tried}): pip install 'coronanet[cpu]'", page="gate-refused"
@@ -200,6 +199,11 @@ def best_first(ways: Iterable[Ranked]) -> tuple[Ranked, ...]:
     return tuple(sorted(ways, key=place))
 
 
+def passed_best_first(ways: Iterable[Ranked]) -> tuple[Choice, ...]:
+    """The ways that passed, as ``best_first`` orders them."""
+    return tuple(way.choice for way in best_first(ways) if way.verdict == "passed")
+
+
 def examine(choice: Choice, reference: Reference, predictor: Predictor, *, margin: float) -> Ranked:
     """One way under the gates of parity and, in a reduced precision, of non-inferiority; not timed."""
     comparison = compare("network", reference, predictor, choice.precision)
@@ -304,9 +308,8 @@ def read_ranking(bundle: Bundle) -> Ranking | None:
         return None
     if ranking.bundle_sha256 != bundle.sha256 or ranking.machine != machine():
         return None
-    first = best_first(ranking.ways)[:1]
-    can_run = not first or first[0].verdict != "passed" or first[0].choice in candidates(bundle)
-    return ranking if can_run else None
+    choices = passed_best_first(ranking.ways)
+    return ranking if not choices or choices[0] in candidates(bundle) else None
 
 
 def forget_ranking(bundle: Bundle) -> None:

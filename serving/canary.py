@@ -110,15 +110,15 @@ class Canary:
         """The models that answer for the whole chain: the ensemble, and the gated one, which asks it."""
         return (ENSEMBLE, TRIAGE) if self.gated else (ENSEMBLE,)
 
-    def ask(self, probe: Probe, timeout_s: float) -> None:
-        """Ask every model of ``whole`` for all outputs.
-
-        Raises:
-            ProbeError: one does not answer, all in ``timeout_s`` seconds, or an answer is not right.
-        """
+    def first_failure(self, probe: Probe, timeout_s: float) -> tuple[str, ProbeError] | None:
+        """The first model of ``whole`` that gives no right answer, all of them in ``timeout_s`` seconds, and why."""
         deadline = time.monotonic() + timeout_s
         for model in self.whole:
-            self.ask_model(probe, model, max(0.001, deadline - time.monotonic()))
+            try:
+                self.ask_model(probe, model, max(0.001, deadline - time.monotonic()))
+            except ProbeError as error:
+                return model, error
+        return None
 
     def ask_model(self, probe: Probe, model: str, timeout_s: float) -> None:
         """Ask one model, a step or one of ``whole``, for what it puts out, with what it would get of those before it.

@@ -1,7 +1,7 @@
 """Whether a server is well, and if not, which of its models is to blame; a busy one is not taken for a dead one."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +46,7 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     started = time.monotonic()
     try:
         before = probe.answered(STATISTICS_S)
-        failed = _first_failure(canary, probe, canary_s)
+        failed = canary.first_failure(probe, canary_s)
         took_s = time.monotonic() - started
         if failed is None:
             return Finding("well", took_s)
@@ -64,7 +64,8 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
         sick = judge(step.model for step in canary.steps)
         if not sick and whole == TRIAGE:
             sick = judge([TRIAGE])
-            if sick and _first_failure(canary, probe, canary_s, [ENSEMBLE]):
+            failed = canary.first_failure(probe, canary_s) if sick else None
+            if failed is not None and failed[0] == ENSEMBLE:
                 sick = {}
         if sick:
             reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
@@ -74,19 +75,6 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
     except ProbeError as silent:
         return Finding("sick", time.monotonic() - started, str(silent))
     return Finding("sick", took_s, str(error))
-
-
-def _first_failure(
-    canary: Canary, probe: Probe, timeout_s: float, models: Sequence[str] = ()
-) -> tuple[str, ProbeError] | None:
-    """The first of the models, all that answer for the whole chain unless given, that gives no right answer."""
-    deadline = time.monotonic() + timeout_s
-    for model in models or canary.whole:
-        try:
-            canary.ask_model(probe, model, max(0.001, deadline - time.monotonic()))
-        except ProbeError as error:
-            return model, error
-    return None
 
 
 def _sick(canary: Canary, probe: Probe, models: Iterable[str], step_s: float) -> Iterable[tuple[str, str]]:

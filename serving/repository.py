@@ -13,7 +13,7 @@ from ..engines.bundle import Bundle, FileRecord, hash_file, publish
 from ..engines.open import Backend, file_precision
 from ..engines.places import ROOT, cache_home
 from ..engines.predictor import Choice
-from ..engines.ranking import best_first, read_ranking
+from ..engines.ranking import passed_best_first, read_ranking
 from ..model.errors import RefusedError, UsageError
 from ..model.tasks import ENSEMBLE, TRIAGE, TaskName
 from .container_plans import container_plans
@@ -133,9 +133,9 @@ def embedded_choices(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskNa
     embedded: dict[TaskName, Choice] = {}
     for name, bundle in bundles.items():
         ranking = read_ranking(bundle)
-        ways = best_first(way for way in ranking.ways if way.backend in EMBEDDED) if ranking else ()
-        passed = [way.choice for way in ways if way.verdict == "passed"]
-        fitting = [choice for choice in (choices[name], *passed) if choice.backend in EMBEDDED]
+        own = [choices[name]] if choices[name].backend in EMBEDDED else []
+        ways = [way for way in ranking.ways if way.backend in EMBEDDED] if ranking else []
+        fitting = [*own, *passed_best_first(ways)]
         if not fitting:
             raise UsageError(
                 f"{name}: nothing that passed here runs in the embedded server: pip install 'coronanet[cpu]'"

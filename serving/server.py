@@ -220,11 +220,9 @@ class TritonServer:
             RefusedError: the server is gone, does not answer, or answers wrongly.
         """
         canary, probe = self._running()
-        try:
-            canary.ask(probe, timeout_s)
-        except ProbeError as failure:
-            reason = self.ended(wait_s=1) or str(failure)
-            raise RefusedError(f"the Triton server fails its canary inference: {reason}; its log: {self.log}") from None
+        if failed := canary.first_failure(probe, timeout_s):
+            reason = self.ended(wait_s=1) or str(failed[1])
+            raise RefusedError(f"the Triton server fails its canary inference: {reason}; its log: {self.log}")
 
     def examine(self) -> Finding:
         """The canary and, where it fails, which model is to blame.
@@ -387,13 +385,14 @@ class TritonServer:
                 time.sleep(0.05)
                 continue
             self._probe = self._probe or Probe(join(here(self.host), self.ports.grpc))
-            try:
-                return self._running()[0].ask(self._probe, CANARY_S)
-            except ProbeError as error:
-                if error.kind == "wrong":
-                    raise RefusedError(f"the Triton server answers wrongly: {error}; its log: {self.log}") from None
-                reason = str(error)
-                time.sleep(0.1)
+            failed = self._running()[0].first_failure(self._probe, CANARY_S)
+            if failed is None:
+                return
+            _, error = failed
+            if error.kind == "wrong":
+                raise RefusedError(f"the Triton server answers wrongly: {error}; its log: {self.log}")
+            reason = str(error)
+            time.sleep(0.1)
 
     def _listens(self) -> bool:
         for port in (self.ports.http, self.ports.grpc, self.ports.metrics):

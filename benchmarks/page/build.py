@@ -9,13 +9,14 @@ from pydantic import ValidationError
 from ...model.errors import UsageError
 from ...pages.page import render
 from ..protocol import Protocol
-from ..report import NOTICE, Document, EngineReport, Report, first_complaint
+from ..report import NOTICE, Document, EngineReport, ProofReport, Report, first_complaint
 from ..schemas import DOCUMENTS
 from ..serving_report import ServingReport
 from ..study_report import StudyReport
 from ..waterfall_report import WaterfallReport
 from .of_any import any_part
 from .of_engines import engines_part
+from .of_proof import proof_part
 from .of_serving import serving_part
 from .of_study import study_part
 from .of_waterfall import waterfall_part
@@ -80,6 +81,8 @@ def part_of(report: Report) -> Part:
         return waterfall_part(report)
     if isinstance(report, StudyReport):
         return study_part(report)
+    if isinstance(report, ProofReport):
+        return proof_part(report)
     return any_part(report)
 
 

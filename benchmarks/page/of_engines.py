@@ -6,7 +6,7 @@ from statistics import median
 from ...engines.open import GPU_BACKENDS
 from ...pages import svg
 from ..peer_ratio import FEW_ROUNDS, fastest_proved, times_ours
-from ..report import Ceilings, EngineReport, EngineResult, PeerResult
+from ..report import Ceilings, Comparison, EngineReport, EngineResult, PeerResult
 from ..tables import MB, engine_notes, share
 from ..timing import NS_PER_MS
 from .distribution import Hill, distribution_svg
@@ -40,7 +40,8 @@ def engines_part(report: EngineReport) -> Part:
     sections += _fronts(report, tasks, least)
     sections += [section for ceilings in report.ceilings if (section := _roofline(report, ceilings, least))]
     if report.comparisons:
-        sections.append(_comparisons(report))
+        grid = comparisons_grid(report.comparisons)
+        sections.append(Section("B over A: other bundles, or a baseline", grids=[grid]))
     return Part(_cards(report, tasks, least), sections)
 
 
@@ -261,7 +262,8 @@ def _roofline(report: EngineReport, ceilings: Ceilings, batch: int) -> Section |
     return Section("Roofline", says, [Chart(scatter_svg("Roofline", [plot], height=330))], [grid])
 
 
-def _comparisons(report: EngineReport) -> Section:
+def comparisons_grid(comparisons: Sequence[Comparison]) -> Grid:
+    """A row for each: B over A, and what that is called."""
     rows = [
         [
             str(each.case),
@@ -270,10 +272,9 @@ def _comparisons(report: EngineReport) -> Section:
             f"{each.noise_floor:.1%}",
             each.verdict,
         ]
-        for each in report.comparisons
+        for each in comparisons
     ]
-    grid = Grid(("case",), ("B over A", "95 % interval", "noise floor", "verdict"), rows)
-    return Section("B over A: other bundles, or a baseline", grids=[grid])
+    return Grid(("case",), ("B over A", "95 % interval", "noise floor", "verdict"), rows)
 
 
 def _of(report: EngineReport, task: str, batch: int) -> list[EngineResult]:

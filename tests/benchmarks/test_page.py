@@ -20,6 +20,7 @@ from coronanet.benchmarks.page.scatter import Spot, front
 from coronanet.benchmarks.protocol import Protocol
 from coronanet.benchmarks.report import (
     Ceilings,
+    Comparison,
     EngineReport,
     Fresh,
     GpuLoad,
@@ -307,20 +308,36 @@ def test_the_verb_writes_page_and_sheet(
 
 
 def test_a_proof_has_its_counts_on_the_page_and_is_said_to_have_no_line_of_a_sheet(
-    protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    protocol: Protocol, engines: EngineReport, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = protocol.method.model_copy(update={"verb": "bench prove"})
+    case = engines.results[0].case
+    slower = Comparison(
+        case=case,
+        a_p50_ms=10,
+        b_p50_ms=11,
+        ratio=1.104,
+        low=1.099,
+        high=1.107,
+        noise_floor=0.02,
+        relative_to=None,
+        verdict="slower",
+        rounds=12,
+    )
     proof = ProofReport(
         protocol=protocol.model_copy(update={"method": method}),
         slowdown=0.1,
         same=(),
-        planted=(),
-        verdicts={"same": {"noise": 97, "slower": 3}},
+        planted=(slower,),
+        verdicts={"same": {"noise": 97, "slower": 3}, "planted": {"slower": 100}},
     )
     page, sheet = tmp_path / "page.html", tmp_path / "sheet.csv"
     code, _, error = run([*write([proof], tmp_path), "--out", str(page), "--csv", str(sheet)], capsys)
     assert code == 0
-    assert "verdicts: same: noise 97" in words(page.read_text(encoding="utf-8"))
+    shown = words(page.read_text(encoding="utf-8"))
+    assert "the same thing 97 3" in shown
+    assert "B slower by 10% 0 100" in shown
+    assert f"{case} 1.104 1.099 to 1.107 2.0% slower" in shown
     assert len(sheet.read_text().splitlines()) == 1
     assert "has comparisons alone" in error
 
