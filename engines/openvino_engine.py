@@ -66,8 +66,9 @@ class OpenVinoEngine(EngineBase):
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         batch = check_feeds(feeds, self.inputs, self.max_batch)
         try:
-            self._request.infer({name: np.ascontiguousarray(array) for name, array in feeds.items()}, share_inputs=True)
-            # The request reuses its buffers, so the caller gets a copy.
+            arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+            self._request.infer(arrays, share_inputs=True, share_outputs=True)
+            # The request reuses its buffers, so the caller gets a copy, and one is enough.
             return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
         except (RuntimeError, MemoryError) as error:
             raise cannot_run("OpenVINO", batch, error) from error

@@ -9,7 +9,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils  # only exists inside Triton
 from coronanet.engines.load_errors import CannotRunError
 from coronanet.model.errors import CoronanetError
+from coronanet.model.tasks import TASKS
 from coronanet.serving.step import open_step
+from coronanet.serving.time_slice import ask_for_long_slice
 
 
 class TritonPythonModel:
@@ -17,6 +19,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
+        task = TASKS.get(args["model_name"])
+        if task and task.is_segmentation:
+            ask_for_long_slice()  # before the engine starts threads
         try:
             self.engine = open_step(folder)
         except CoronanetError as error:

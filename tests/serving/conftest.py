@@ -1,5 +1,7 @@
 """A repository that starts fast, for the tests that stop and kill servers."""
 
+import os
+import re
 import shutil
 import socket
 import time
@@ -26,6 +28,22 @@ def _has_ipv6() -> bool:
 
 
 needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback, ::1")
+
+
+def time_slice_ns(thread: str) -> int:
+    """The time slice of a thread, ``PID`` or ``PID/task/TID``, in nanoseconds, as the kernel lists it."""
+    (slice_ns,) = re.findall(r"^se\.slice +: +(\d+)$", Path(f"/proc/{thread}/sched").read_text(), re.MULTILINE)
+    return int(slice_ns)
+
+
+def _has_time_slices() -> bool:
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    return release >= (6, 12) and Path("/proc/self/sched").is_file()
+
+
+needs_time_slices = pytest.mark.skipif(
+    not _has_time_slices(), reason="this kernel has no time slices of one's own, or does not list them: Linux 6.12"
+)
 
 
 def settled(count: Callable[[], dict[str, int]]) -> dict[str, int]:

@@ -29,9 +29,10 @@ from coronanet.serving.canary import Canary
 from coronanet.serving.linter.filled import RepositoryIndex
 from coronanet.serving.server import TritonServer, last_error
 from coronanet.serving.snapshot import take_snapshot
+from coronanet.serving.time_slice import LONGEST_NS
 from numpy.typing import NDArray
 
-from .conftest import settled
+from .conftest import needs_time_slices, settled, time_slice_ns
 
 OUTPUTS = {task.output for task in TASKS.values()}
 
@@ -63,6 +64,12 @@ def _group(leader: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in listed.splitlines()]
     return [int(pid) for pid, group, state in rows if int(group) == leader and not state.startswith("Z")]
+
+
+def _busiest_thread(pid: int) -> str:
+    """The thread of a process that has computed for longest, as ``PID/task/TID``."""
+    threads = [f"{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+    return max(threads, key=lambda thread: int(Path(f"/proc/{thread}/schedstat").read_text().split()[0]))
 
 
 def _shared_memory(prefix: str) -> list[str]:
@@ -132,6 +139,16 @@ def test_only_the_steps_of_the_outputs_asked_for_run(triton_server: TritonServer
         assert engine.infer({"image": make_phantom().image[:1]}).keys() == {"lung_mask"}
     after = settled(runs)
     assert {name: after[name] - before[name] for name in TASKS} == {**dict.fromkeys(TASKS, 0), "lung_segmentation": 1}
+
+
+@needs_time_slices
+def test_what_segments_computes_for_longer_at_a_time_than_what_is_soon_done(triton_server: TritonServer) -> None:
+    with TritonEngine(triton_server.address) as engine:
+        engine.infer({"image": make_phantom().image[:1]})
+    computed = {process: _busiest_thread(process.pid) for process in triton_server.model_processes()}
+    assert {process.model for process in computed} > TASKS.keys()
+    long = {process.model for process, thread in computed.items() if time_slice_ns(thread) == LONGEST_NS}
+    assert long == {name for name, task in TASKS.items() if task.is_segmentation}
 
 
 def test_a_model_that_it_does_not_have(triton_server: TritonServer) -> None:

@@ -35,6 +35,6 @@ def test_what_the_machine_cannot_do_is_not_called_a_wrong_request(
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
     monkeypatch.setattr(step, "open_step", lambda _: SimpleNamespace(infer=fail))
     model = runpy.run_path(str(files("coronanet.serving") / "templates" / "step.py"))["TritonPythonModel"]()
-    model.initialize({"model_repository": "/models/x", "model_version": "1"})
+    model.initialize({"model_repository": "/models/x", "model_version": "1", "model_name": "preprocess"})
     (answer,) = model.execute([SimpleNamespace(inputs=list)])
     assert answer.said == (str(error), status)
