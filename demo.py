@@ -155,14 +155,15 @@ def _serve(
 
 def _predict(address: str, studies: "Iterator[Study | Unreadable]", folder: Path) -> "Outcome":
     from .serving.client import Client
-    from .serving.predict import predict_studies, served_models
+    from .serving.predict import predict_studies
+    from .serving.provenance import served_models
 
     with Client(address) as engine, err.status("asking the server") as status:
 
         def progress(name: str, done: int, total: int) -> None:
             status.update(f"{escape(name)}: slice {done} of {total}")
 
-        return predict_studies(engine, studies, folder, models=served_models(), progress=progress)
+        return predict_studies(engine, studies, folder, models=served_models(engine), progress=progress)
 
 
 def _bench_serving(

@@ -52,11 +52,11 @@ class TritonEngine(EngineBase):
         self._timeout_s, self._retry, self._concurrency = timeout_s, retry, concurrency
         self._channel = self._connection.channel()
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._model_infer = stub.ModelInfer
+        self._model_infer, self._model_config = stub.ModelInfer, stub.ModelConfig
         options = {"timeout": timeout_s, "metadata": self._connection.metadata}
         try:
             metadata = stub.ModelMetadata(message("ModelMetadataRequest")(name=model), **options)
-            config = stub.ModelConfig(message("ModelConfigRequest")(name=model), **options).config
+            config = self._model_config(message("ModelConfigRequest")(name=model), **options).config
             self._model = ServedModel.of(metadata, config, outputs, self.address)
         except grpc.RpcError as error:
             self._channel.close()
@@ -74,6 +74,20 @@ class TritonEngine(EngineBase):
     def steps(self) -> tuple[ServedStep, ...]:
         """The models that an ensemble chains; empty for any other model."""
         return self._model.steps
+
+    def parameters_of(self, model: str) -> dict[str, str]:
+        """The parameters in the configuration of any model of the same server.
+
+        Raises:
+            UsageError: the server has no such model, or does not answer.
+        """
+        try:
+            answer = self._model_config(
+                message("ModelConfigRequest")(name=model), timeout=self._timeout_s, metadata=self._connection.metadata
+            )
+        except grpc.RpcError as error:
+            raise failure(error, self._connection, model, self._timeout_s) from None
+        return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         return self._ask(feeds, self._model_infer, time.sleep)

@@ -22,7 +22,7 @@ from ..model.findings import Decisions
 from ..model.lungs import Components
 from ..model.readers import Unreadable
 from ..model.study import Arriving, Study
-from ..model.tasks import TASK_NAMES, TASKS, TaskName
+from ..model.tasks import TASKS, TaskName
 from .read_ahead import read_ahead
 from .report import TRIAGE, ModelRecord, Report
 from .result import Extras, check_replaceable, write_result
@@ -203,11 +203,6 @@ def local_models(bundles: Mapping[TaskName, Bundle], choices: Mapping[TaskName, 
         ModelRecord(name, bundle.sha256, choices[name].backend, choices[name].precision)
         for name, bundle in bundles.items()
     )
-
-
-def served_models() -> tuple[ModelRecord, ...]:
-    """What a report says about networks behind a Triton server, which does not tell their hash and precision."""
-    return tuple(ModelRecord(name, None, "triton", None) for name in TASK_NAMES)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

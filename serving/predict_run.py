@@ -25,7 +25,7 @@ from ..model.severity import SURROGATE_NOTE
 from ..model.study import Arriving
 from ..model.tasks import TASK_NAMES
 from .overlay import DISCLAIMER
-from .predict import Outcome, local_models, predict_studies, served_models
+from .predict import Outcome, local_models, predict_studies
 from .report import ModelRecord
 from .result import Extras
 from .triage import RULE, TriageRow, check_triage_replaceable, count_bands, triage, write_triage
@@ -42,9 +42,10 @@ Ensemble = tuple[Engine, tuple[ModelRecord, ...]]
 def served_ensemble(connection: "Connection", timeout_s: float) -> Generator[Ensemble]:
     # Here, because the client of Triton is an extra.
     from .client import Client
+    from .provenance import served_models
 
     with Client(connection, timeout_s=timeout_s) as client:
-        yield client, served_models()
+        yield client, served_models(client)
 
 
 @contextmanager

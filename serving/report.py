@@ -21,7 +21,7 @@ from ..model.risk import BandName, RiskStatement, severity_band
 from ..model.scratch import planes
 from ..model.severity import Severity
 from ..model.study import SourceKind, Study
-from ..model.tasks import TASKS, TaskName
+from ..model.tasks import TASK_NAMES, TASKS, TaskName
 from .overlay import DISCLAIMER
 
 SCHEMA_VERSION = 2
@@ -36,12 +36,16 @@ TRIAGE = "triage.csv"
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A network that decided: its bundle and how it ran; a server does not tell the hash and the precision."""
+    """A network that decided: its bundle and how it ran; a server that is not ours does not tell hash and precision."""
 
     task: TaskName
     bundle_sha256: str | None
     backend: str
     precision: str | None
+
+
+#: Networks behind a server that does not tell what they are.
+UNTOLD = tuple(ModelRecord(name, None, "triton", None) for name in TASK_NAMES)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from ..engines.bundle import hash_file
 from ..model.errors import RefusedError
 from .linter.filled import INDEX, VERSION, RepositoryIndex
+from .provenance import tell
 from .repository import CONFIG, MODEL
 from .step import STEP
 from .triton_config import parse_config
@@ -43,6 +44,7 @@ def take_snapshot(repository: Path, index: RepositoryIndex, run: Path) -> Path:
         # Python writes bytecode beside a model's code, and Triton would take that for a change of the model: a file
         # under the name of the folder is what prevents it, since model processes read no environment variables.
         code.with_name("__pycache__").touch()
+    tell(snapshot)
     return snapshot
 
 

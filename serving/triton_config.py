@@ -147,8 +147,13 @@ def parse_config(text: str) -> Message:
     return text_format.Parse(text, _CONFIG())
 
 
+def render_config(config: Message) -> str:
+    """The text of a ``config.pbtxt``."""
+    return GENERATED + text_format.MessageToString(config)
+
+
 def _render(config: Mapping[str, Any]) -> str:
-    return GENERATED + text_format.MessageToString(json_format.ParseDict(dict(config), _CONFIG()))
+    return render_config(json_format.ParseDict(dict(config), _CONFIG()))
 
 
 def _step(

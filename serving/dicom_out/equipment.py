@@ -37,7 +37,7 @@ class Equipment:
     def serial_number(self) -> str:
         """One hash over those of all networks: two objects with the same one were made by the same weights.
 
-        A server does not tell its hashes; then it is unknown.
+        A server that is not `coronanet serve` does not tell its hashes; then it is unknown.
         """
         if any(model.bundle_sha256 is None for model in self.models):
             return "unknown (served)"
@@ -48,7 +48,7 @@ class Equipment:
         return f"{NAME} {task.replace('_', ' ')}"
 
     def parameters(self, task: TaskName) -> dict[str, str]:
-        """The bundle and how it ran; a server does not tell its hash.
+        """The bundle and how it ran, as far as a server tells.
 
         Raises:
             UsageError: there is no record of that network.

@@ -15,8 +15,8 @@ from coronanet.engines.predictor import IMAGE, ensemble_output
 from coronanet.model.phantom import make_labelled_phantom
 from coronanet.model.readers import try_inputs
 from coronanet.model.tasks import TASK_NAMES
-from coronanet.serving.predict import Outcome, predict_studies, served_models
-from coronanet.serving.report import Report
+from coronanet.serving.predict import Outcome, predict_studies
+from coronanet.serving.report import UNTOLD, Report
 from coronanet.serving.triage import triage, write_triage
 from numpy.typing import NDArray
 
@@ -51,7 +51,7 @@ def save(path: Path, image: NDArray[np.int16], affine: NDArray[np.float64] | Non
 
 
 def run(paths: list[Path], out: Path) -> Outcome:
-    return predict_studies(Thresholds(), try_inputs(paths), out, models=served_models())
+    return predict_studies(Thresholds(), try_inputs(paths), out, models=UNTOLD)
 
 
 def report_of(path: Path, out: Path) -> Report:
@@ -198,7 +198,7 @@ def test_1200_slices_take_the_memory_of_their_masks_and_little_more(tmp_path: Pa
         image = np.repeat(CHEST.image[:, ::2, ::2], slices // 24, axis=0)
         study = replace(CHEST, name=str(slices), image=image, spacing_mm=(0.2, 3.0, 3.0), kind="nifti")
         tracemalloc.start()
-        outcome = predict_studies(Thresholds(), [study], tmp_path, models=served_models())
+        outcome = predict_studies(Thresholds(), [study], tmp_path, models=UNTOLD)
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert outcome.exit_code == 0

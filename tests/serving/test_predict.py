@@ -24,7 +24,8 @@ from coronanet.model.readers import Reading, Unreadable, find_inputs, open_input
 from coronanet.model.readers.nifti import to_file_grid
 from coronanet.model.study import Arriving, Study
 from coronanet.model.tasks import TASK_NAMES, TaskName
-from coronanet.serving.predict import Result, decide, local_models, predict_studies, served_models
+from coronanet.serving.predict import Result, decide, local_models, predict_studies
+from coronanet.serving.report import UNTOLD
 from coronanet.serving.result import MASKS
 from coronanet.serving.stages import Stages
 from numpy.typing import NDArray
@@ -80,9 +81,7 @@ def test_an_ensemble_without_one_of_the_decisions_is_refused() -> None:
 
 def test_two_inputs_of_one_name_get_two_folders_and_a_second_run_replaces_them(tmp_path: Path) -> None:
     for _ in range(2):
-        outcome = predict_studies(
-            FakeEnsemble(), [a_study("s"), a_study("S"), a_study("s-2")], tmp_path, models=served_models()
-        )
+        outcome = predict_studies(FakeEnsemble(), [a_study("s"), a_study("S"), a_study("s-2")], tmp_path, models=UNTOLD)
         assert [result.folder.name for result in outcome.results] == ["s", "S-2", "s-2-2"]
         assert outcome.exit_code == 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["S-2", "s", "s-2-2"]
@@ -98,7 +97,7 @@ def test_the_good_ones_of_many_are_finished_and_the_bad_ones_listed(tmp_path: Pa
         yield disliked
         yield a_study("last")
 
-    outcome = predict_studies(FakeEnsemble(), inputs(), tmp_path, models=served_models())
+    outcome = predict_studies(FakeEnsemble(), inputs(), tmp_path, models=UNTOLD)
     assert [result.folder.name for result in outcome.results] == ["first", "last"]
     assert [failure.origin for failure in outcome.failures] == ["lost.png", "disliked"]
     assert outcome.exit_code == 1
@@ -106,7 +105,7 @@ def test_the_good_ones_of_many_are_finished_and_the_bad_ones_listed(tmp_path: Pa
 
 
 def test_nothing_finished_is_exit_code_2_and_nothing_written(tmp_path: Path) -> None:
-    outcome = predict_studies(FakeEnsemble(), [Unreadable("x", "no")], tmp_path / "out", models=served_models())
+    outcome = predict_studies(FakeEnsemble(), [Unreadable("x", "no")], tmp_path / "out", models=UNTOLD)
     assert outcome.exit_code == 2
     assert not (tmp_path / "out").exists()
 
@@ -115,7 +114,7 @@ def test_the_input_folder_is_never_overwritten_by_its_own_result(tmp_path: Path)
     (tmp_path / "chest").mkdir()
     (tmp_path / "chest" / "IM0001").write_bytes(b"precious")
     engine = FakeEnsemble()
-    outcome = predict_studies(engine, [a_study("chest")], tmp_path, models=served_models())
+    outcome = predict_studies(engine, [a_study("chest")], tmp_path, models=UNTOLD)
     assert outcome.exit_code == 2
     assert engine.batches == []
     assert (tmp_path / "chest" / "IM0001").read_bytes() == b"precious"
@@ -168,7 +167,7 @@ def test_reading_deciding_and_looking_beside_each_other_come_to_the_same(tmp_pat
     np.testing.assert_array_equal(study.image, image)
     with EngineStreams([Hasty(), Hasty(), Hasty()]) as engine:
         inputs = open_inputs([tmp_path / "chest.nii.gz"], Reading())
-        (result,) = predict_studies(engine, inputs, tmp_path / "out", models=served_models()).results
+        (result,) = predict_studies(engine, inputs, tmp_path / "out", models=UNTOLD).results
     check_same(result, study, *in_turn(FakeEnsemble(), study))
 
 
@@ -180,7 +179,7 @@ def test_slices_that_stop_arriving_fail_their_study_alone_and_leave_nothing(tmp_
     (tmp_path / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
     engine = FakeEnsemble()
     inputs = open_inputs([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"], Reading())
-    outcome = predict_studies(engine, inputs, tmp_path / "out", models=served_models())
+    outcome = predict_studies(engine, inputs, tmp_path / "out", models=UNTOLD)
     assert [failure.origin for failure in outcome.failures] == [str(tmp_path / "a.nii.gz")]
     assert "damaged or truncated" in outcome.failures[0].reason
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["b"]
@@ -219,7 +218,8 @@ from coronanet.model import scratch
 from coronanet.model.readers.nifti import to_file_grid
 from coronanet.model.study import Arriving, Study
 from coronanet.model.tasks import TASK_NAMES
-from coronanet.serving.predict import predict_studies, served_models
+from coronanet.serving.predict import predict_studies
+from coronanet.serving.report import UNTOLD
 
 class Thresholds(EngineBase):
     def __init__(self):
@@ -244,7 +244,7 @@ def study(slices):
 # The first one warms up.
 for number, slices in enumerate((60, 60, 300, 300, 300)):
     Path("/proc/self/clear_refs").write_text("5")
-    outcome = predict_studies(Thresholds(), [study(slices)], Path(sys.argv[1]) / "out", models=served_models())
+    outcome = predict_studies(Thresholds(), [study(slices)], Path(sys.argv[1]) / "out", models=UNTOLD)
     assert outcome.exit_code == 0, outcome.failures
     if number:
         print(peak_memory_bytes())
@@ -267,7 +267,7 @@ def test_the_shipped_networks_in_streams_decide_what_they_decide_one_call_after_
     with LocalEnsemble(bundles, choices) as one, EngineStreams([one, LocalEnsemble(bundles, choices)]) as streams:
         expected = in_turn(one, study)
         inputs = open_inputs([tmp_path / "chest.nii.gz"], Reading())
-        (result,) = predict_studies(streams, inputs, tmp_path / "out", models=served_models()).results
+        (result,) = predict_studies(streams, inputs, tmp_path / "out", models=UNTOLD).results
     check_same(result, study, *expected)
 
 
@@ -288,7 +288,7 @@ def test_the_shipped_networks_read_a_real_volume(tmp_path: Path, data: Path, ens
     whole = nib.Nifti1Image.from_filename(data / "covid_ct_md_sample" / "P001.nii.gz")
     nib.save(whole.slicer[:, :, 10:13], tmp_path / "p001.nii.gz")
     (study,) = (found.open(Reading()).complete() for found in find_inputs(tmp_path / "p001.nii.gz"))
-    (result,) = predict_studies(ensemble, [study], tmp_path / "out", models=served_models()).results
+    (result,) = predict_studies(ensemble, [study], tmp_path / "out", models=UNTOLD).results
     findings = result.report.findings
     assert findings.slices_with_lung == 3
     lung_ml = result.report.severity.whole.lung_ml
@@ -308,7 +308,7 @@ def test_a_normal_chest_stays_under_one_percent_and_a_sick_one_above_it(
         # Every second slice, from the feet to the shoulders, whose cloth looks like lung and lesion.
         nib.save(whole.slicer[:, :, ::2], tmp_path / f"{name}.nii.gz")
     studies = open_inputs([tmp_path / "normal001.nii.gz", tmp_path / "P001.nii.gz"], Reading())
-    normal, sick = predict_studies(ensemble, studies, tmp_path / "out", models=served_models()).results
+    normal, sick = predict_studies(ensemble, studies, tmp_path / "out", models=UNTOLD).results
     assert normal.report.cleaning.lesion_pixels > 0
     involved = normal.report.severity.whole.percent_involved
     assert involved is not None

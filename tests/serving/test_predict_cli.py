@@ -15,8 +15,8 @@ from coronanet.engines.predictor import IMAGE, Choice, ensemble_output
 from coronanet.model.errors import UsageError
 from coronanet.model.tasks import TASK_NAMES
 from coronanet.serving import predict_run
-from coronanet.serving.predict import served_models
 from coronanet.serving.predict_cli import parse_choice, register
+from coronanet.serving.report import UNTOLD
 from numpy.typing import NDArray
 from typer import Typer
 from typer.testing import CliRunner, Result
@@ -43,7 +43,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     @contextmanager
     def fake(*_: object) -> Generator[predict_run.Ensemble]:
         times.append("opened")
-        yield FakeEnsemble(), served_models()
+        yield FakeEnsemble(), UNTOLD
 
     monkeypatch.setattr(predict_run, "local_ensemble", fake)
     return times

@@ -17,7 +17,7 @@ from coronanet.engines.predictor import IMAGE, ensemble_output
 from coronanet.model.phantom import make_phantom
 from coronanet.model.tasks import TASK_NAMES
 from coronanet.serving import dicom_out, predict_run
-from coronanet.serving.predict import served_models
+from coronanet.serving.report import UNTOLD
 from numpy.typing import NDArray
 from pydicom import dcmread
 
@@ -47,7 +47,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     @contextmanager
     def fake(*_: object) -> Generator[predict_run.Ensemble]:
-        yield FakeEnsemble(), served_models()
+        yield FakeEnsemble(), UNTOLD
 
     monkeypatch.setattr(predict_run, "local_ensemble", fake)
 

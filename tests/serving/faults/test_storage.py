@@ -20,8 +20,9 @@ from coronanet.model.phantom import make_phantom
 from coronanet.model.study import Study
 from coronanet.model.tasks import TaskName
 from coronanet.serving.leftovers import runs_home
-from coronanet.serving.predict import predict_studies, served_models
+from coronanet.serving.predict import predict_studies
 from coronanet.serving.processes import model_processes
+from coronanet.serving.provenance import served_models
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import TritonServer
 
@@ -51,7 +52,7 @@ def test_a_disk_that_is_full_costs_the_study_that_does_not_fit_and_no_other(
 
     def predict(folder: Path, *studies: Study) -> tuple[list[str], list[str]]:
         with TritonEngine(triton_server.address) as engine:
-            outcome = predict_studies(engine, studies, folder, models=served_models())
+            outcome = predict_studies(engine, studies, folder, models=served_models(engine))
         return [result.folder.name for result in outcome.results], [each.reason for each in outcome.failures]
 
     assert predict(tmp_path / "first", small) == (["small"], [])

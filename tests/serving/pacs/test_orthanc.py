@@ -16,7 +16,7 @@ from coronanet.engines.base import EngineBase, Tensors, check_feeds
 from coronanet.engines.predictor import IMAGE, ensemble_output
 from coronanet.model.tasks import TASK_NAMES
 from coronanet.serving import predict_run
-from coronanet.serving.predict import served_models
+from coronanet.serving.report import UNTOLD
 from highdicom.seg import segread
 from numpy.typing import NDArray
 from pydicom import dcmread
@@ -56,7 +56,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     @contextmanager
     def fake(*_: object) -> Generator[predict_run.Ensemble]:
-        yield FakeEnsemble(), served_models()
+        yield FakeEnsemble(), UNTOLD
 
     monkeypatch.setattr(predict_run, "local_ensemble", fake)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
