@@ -1,8 +1,8 @@
 """Whether a server is well, and if not, which of its models is to blame; a busy one is not taken for a dead one."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..model.tasks import ENSEMBLE, TRIAGE
@@ -27,12 +27,15 @@ class Finding:
         took_s: how long the canary took, in seconds.
         reason: why the server is not well, in one line.
         models: those that are sick; none where the server as a whole is.
+        answered: how many requests each model had answered when it began, since it was loaded; of a server that is not
+            sick.
     """
 
     verdict: Literal["well", "busy", "sick"]
     took_s: float
     reason: str = ""
     models: tuple[str, ...] = ()
+    answered: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s: float = STEP_S) -> Finding:
@@ -49,7 +52,7 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
         failed = canary.first_failure(probe, canary_s)
         took_s = time.monotonic() - started
         if failed is None:
-            return Finding("well", took_s)
+            return Finding("well", took_s, answered=before)
         whole, error = failed
         if error.kind == "unreachable":
             return Finding("sick", took_s, str(error))
@@ -71,7 +74,7 @@ def examine(canary: Canary, probe: Probe, *, canary_s: float = CANARY_S, step_s:
             reason = "; ".join(f"{name}: {why}" for name, why in sick.items())
             return Finding("sick", took_s, reason, tuple(sick))
         if crowded and not judge([ENSEMBLE]):
-            return Finding("busy", took_s, str(error))
+            return Finding("busy", took_s, str(error), answered=before)
     except ProbeError as silent:
         return Finding("sick", time.monotonic() - started, str(silent))
     return Finding("sick", took_s, str(error))

@@ -31,6 +31,16 @@ class ModelProcess:
         stat = _stat(self.pid)
         return None if stat is None else (int(stat[11]) + int(stat[12])) / TICKS_PER_S
 
+    @property
+    def worked_ns(self) -> int | None:
+        """How long its main thread, which is the one that answers, has had a processor; None once it is dead, or where
+        the kernel does not count.
+        """
+        try:
+            return int((PROC / str(self.pid) / "task" / str(self.pid) / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)

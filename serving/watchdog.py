@@ -1,9 +1,9 @@
 """Keeps a server well overnight: a dead model is brought back, else the server is restarted, else there is a clear end.
 
-Three things are watched: whether the server process lives, whether every model has all its processes (Triton does not
-restart one that died, and fails every request that meets its place), and whether the canary gets the right answer. A
-canary that is late or refused for want of room proves nothing while the models get on with their work, see
-``examination``.
+Four things are watched: whether the server process lives, whether every model has all its processes (Triton does not
+restart one that died, and fails every request that meets its place), whether the canary gets the right answer, and
+whether every process works while its model answers. A canary that is late or refused for want of room proves nothing
+while the models get on with their work, see ``examination``.
 """
 
 import time
@@ -18,6 +18,7 @@ from ..engines.load_errors import first_line
 from ..model.errors import CoronanetError, RefusedError
 from .event_log import Emit
 from .examination import Finding
+from .hanging import Hanging
 from .processes import ModelProcess
 
 TICK_S = 0.5
@@ -72,8 +73,9 @@ class Watchdog:
 
     Args:
         server: the server; a model process that died since it became ready is missed too.
-        emit: takes the events: ``well``, ``busy`` or ``sick`` after every examination; ``model_died``, ``model_back``,
-            ``reload_failed``, ``server_died``, ``restarting``, ``restarted``, ``restart_failed`` and ``gave_up``.
+        emit: takes the events: ``well``, ``busy`` or ``sick`` after every examination; ``process_hangs``,
+            ``model_died``, ``model_back``, ``reload_failed``, ``server_died``, ``restarting``, ``restarted``,
+            ``restart_failed`` and ``gave_up``.
         limits: when the next step is taken.
     """
 
@@ -90,6 +92,7 @@ class Watchdog:
         #: By the number of the process.
         self._retiring: dict[int, _Retired] = {}
         self._seen: dict[int, ModelProcess] = {}
+        self._hanging = Hanging()
         self._strikes = 0
         #: Models that were found sick since the last time that all was well.
         self._suspected: set[str] = set()
@@ -130,12 +133,16 @@ class Watchdog:
 
     def _dead(self) -> tuple[str, ...]:
         """The models that lack a process, in the order of their names."""
-        living = [process for process in self._server.model_processes() if process.pid not in self._retiring]
+        living = self._in_service()
         gone = self._seen.keys() - {process.pid for process in living} - self._retiring.keys()
         for pid in gone:
             self._seen.pop(pid).forget()
         self._seen.update({process.pid: process for process in living})
         return tuple(sorted(self._expected - Counter(process.model for process in living)))
+
+    def _in_service(self) -> list[ModelProcess]:
+        """The living processes but for those whose model was loaded anew."""
+        return [process for process in self._server.model_processes() if process.pid not in self._retiring]
 
     def _bring_back(self, models: tuple[str, ...]) -> None:
         started = time.monotonic()
@@ -184,6 +191,9 @@ class Watchdog:
         if finding.verdict != "sick":
             self._strikes = 0
             self._suspected.clear()
+            for process in self._hanging.look(self._in_service(), finding.answered):
+                self._emit("process_hangs", models=[process.model])
+                process.kill()
         elif self._suspected.intersection(finding.models):
             self._restart(f"it was loaded again and is no better: {finding.reason}")
         elif finding.models:

@@ -11,6 +11,7 @@ from coronanet.model.errors import RefusedError
 from coronanet.serving import watchdog as module
 from coronanet.serving.event_log import Field
 from coronanet.serving.examination import Finding
+from coronanet.serving.hanging import TURNS
 from coronanet.serving.processes import ModelProcess
 from coronanet.serving.watchdog import Limits, Watchdog
 
@@ -181,6 +182,28 @@ def test_the_processes_of_a_sick_model_are_ended(events: Events, monkeypatch: py
         _until(watchdog, lambda: server.calls != [])
     assert server.calls == ["reload a"]
     assert events[:3] == ["sick", "model_died", "model_back"]
+
+
+def test_a_process_that_hangs_beside_one_that_answers_is_ended_and_brought_back(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(range(0, 10**6, 2 * TURNS))
+    server = Server()
+    hanging = server.living[1]
+    # The other processes have worked by another nanosecond whenever they are looked at.
+    clock = iter(range(10**6))
+    monkeypatch.setattr(ModelProcess, "worked_ns", property(lambda self: 7 if self == hanging else next(clock)))
+    monkeypatch.setattr(server, "examine", lambda: Finding("well", 0.01, answered={"a": next(answers), "b": 0}))
+
+    def kill(process: ModelProcess) -> None:
+        server.living.remove(process)
+
+    monkeypatch.setattr(ModelProcess, "kill", kill)
+    with Watchdog(server, events, Limits(watch_s=0)) as watchdog:
+        _until(watchdog, lambda: "model_back" in events)
+    assert events[:6] == ["well", "well", "well", "process_hangs", "model_died", "model_back"]
+    assert server.calls == ["reload a"]
+    assert hanging not in server.living
 
 
 def test_a_model_that_is_sick_again_after_it_was_loaded_again_restarts_the_server(

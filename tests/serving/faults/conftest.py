@@ -70,7 +70,7 @@ class Served:
         """A process of the model that has worked most; the newest, since old ones may only finish what they have."""
         processes = model_processes(self.server)
         model = max(processes, key=lambda process: process.cpu_s or 0).model
-        return max((process for process in processes if process.model == model), key=lambda process: process.pid)
+        return max((process for process in processes if process.model == model), key=_started)
 
     def until(self, condition: Callable[[], object], seconds: float, every_s: float = 0.05) -> float:
         """How long it took until a condition held, in seconds; it is looked at every ``every_s`` seconds."""
@@ -79,6 +79,15 @@ class Served:
             assert time.monotonic() < started + seconds, (self.process.poll(), self.events)
             time.sleep(every_s)
         return time.monotonic() - started
+
+
+def _started(process: ModelProcess) -> int:
+    """When a process started, in ticks; -1 once it is gone. Its number tells nothing: those begin anew at pid_max."""
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def ask(address: str, image: Image, timeout_s: float = 30, outputs: tuple[str, ...] | None = None) -> Answer:
@@ -167,6 +176,10 @@ class Load:
             for _ in pool.map(one, range(len(self.images))):
                 pass
 
+    def stop(self) -> None:
+        """Ask for no more images than are under way."""
+        self._stop.set()
+
     @contextmanager
     def running(self) -> Generator[None]:
         """Load beside what the block does, and to its end behind it."""
@@ -175,7 +188,7 @@ class Load:
             try:
                 yield
             except BaseException:
-                self._stop.set()
+                self.stop()
                 raise
             running.result()
 

@@ -77,6 +77,32 @@ def test_the_last_process_of_a_model_is_brought_back_too(
         assert_same(dict(enumerate(_undisturbed(served.address, slices(25)))), expected, 25)
 
 
+@pytest.mark.timeout(300)
+def test_one_of_two_processes_that_hangs_under_load_is_found_and_brought_back(
+    pair_repository: Path, tmp_path: Path, record_property: Record
+) -> None:
+    with serving(pair_repository, tmp_path) as served:
+        images = slices(20_000)
+        expected = _undisturbed(served.address, images)
+        load = Load(served.address, images, concurrency=3)
+        victim = served.busiest
+        with load.running():
+            os.kill(victim.pid, signal.SIGSTOP)
+            found_s = served.until(lambda: served.seen("process_hangs"), 60)
+            back_s = served.until(lambda: served.seen("model_back"), _model_back_s(served))
+            load.stop()
+        assert_same(load.answers, expected, len(load.answers))
+        assert served.seen("process_hangs")[0]["models"] == [victim.model]
+        assert _models(served, "model_died") == {victim.model}
+        assert served.seen("sick", "restarting", "gave_up") == []
+        record_property(
+            "figure",
+            f"found after {found_s:.1f} s, back {back_s:.1f} s later; {len(load.answers)} slices answered, "
+            f"{load.failures} asked again; the longest wait of a slice {load.longest_s:.1f} s",
+        )
+    assert left_by(served) == []
+
+
 def test_a_killed_server_is_restarted_under_load_on_the_same_ports(
     pair_repository: Path, tmp_path: Path, record_property: Record
 ) -> None:
