@@ -1,8 +1,8 @@
 """The skew gate: does a live ensemble see and decide what the trained networks do, step by step, label for label?
 
-A server tells the names and the wiring of its steps, never which files they run, and a step may have been changed
-together with its hashes. So every step gets the reference's own tensors on the same slices, and the ensemble the
-slices themselves.
+A server tells the names and the wiring of its steps, and which files they run is but its word: a step may have been
+changed together with its hashes. So every step gets the reference's own tensors on the same slices, and the ensemble
+the slices themselves.
 """
 
 from collections.abc import Callable, Iterator, Sequence

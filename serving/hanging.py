@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..model.tasks import TRIAGE
 from .processes import ModelProcess
 
-#: Triton asks the processes of a model in turns. One that did nothing while its model answered so many requests for
-#: each of its processes was given one long ago, and is not getting on with it.
-TURNS = 16
+#: A process that waits for a request wakes once a second, one that answers computes: whose main thread has no turn at a
+#: processor is inside of a request and not getting on with it. So many answers of its model for each process say that
+#: this is not the machine's fault.
+ANSWERS = 16
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Hanging:
         siblings = Counter(process.model for process in processes)
         for process in processes:
             worked_ns, now = process.worked_ns, answered.get(process.model)
-            if worked_ns is None or now is None or siblings[process.model] == 1:
+            # The gated model asks the ensemble and waits: where that hangs it is not to blame.
+            if worked_ns is None or now is None or siblings[process.model] == 1 or process.model == TRIAGE:
                 continue
             mark = self._marks.get(process.pid)
             if mark is None or mark.worked_ns != worked_ns:
@@ -49,7 +52,7 @@ class Hanging:
                 marks[process.pid] = _Mark(worked_ns, now)
             else:
                 marks[process.pid] = mark
-                if now - mark.answered >= TURNS * siblings[process.model]:
+                if now - mark.answered >= ANSWERS * siblings[process.model]:
                     hanging.append(process)
         self._marks = marks
         return hanging

@@ -33,11 +33,11 @@ class ModelProcess:
 
     @property
     def worked_ns(self) -> int | None:
-        """How long its main thread, which is the one that answers, has had a processor; None once it is dead, or where
-        the kernel does not count.
+        """How long its main thread, which is the one that answers, has had a processor; None once it is gone, or where
+        the kernel does not count, which looks like none at all.
         """
         try:
-            return int((PROC / str(self.pid) / "task" / str(self.pid) / "schedstat").read_text().split()[0])
+            return int((PROC / str(self.pid) / "task" / str(self.pid) / "schedstat").read_text().split()[0]) or None
         except (FileNotFoundError, ProcessLookupError):
             return None
 

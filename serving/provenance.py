@@ -4,9 +4,13 @@
 can ask for. It is what the server says of itself: the skew gate is what looks whether it decides so.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..engines.bundle import Precision
+from ..engines.open import Backend
 from ..model.errors import UsageError
 from .report import UNTOLD, ModelRecord
 from .repository import CONFIG
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from ..engines.triton_engine import TritonEngine
 
 BUNDLE, BACKEND, PRECISION = "bundle_sha256", "backend", "precision"
+BACKENDS, PRECISIONS = get_args(Backend), get_args(Precision)
 
 
 def tell(snapshot: Path) -> None:
@@ -35,16 +40,18 @@ def tell(snapshot: Path) -> None:
 
 
 def served_models(ensemble: "TritonEngine") -> tuple[ModelRecord, ...]:
-    """What a report says about networks behind a Triton server; one that is not ours does not tell its hashes."""
+    """What a report says about the networks behind a Triton server, as it tells when it is asked."""
     steps = {step.model for step in ensemble.steps}
-    return tuple(_told(ensemble, record) if record.task in steps else record for record in UNTOLD)
-
-
-def _told(ensemble: "TritonEngine", untold: ModelRecord) -> ModelRecord:
     try:
-        told = ensemble.parameters_of(untold.task)
-    except UsageError:  # it is being brought back, or asks a key for this alone: the study is worth more
+        told = {record.task: ensemble.parameters_of(record.task) for record in UNTOLD if record.task in steps}
+    except UsageError:  # a model is being brought back, or nobody answers: the study is worth more than its record
+        return UNTOLD
+    return tuple(_record(untold, told.get(untold.task, {})) for untold in UNTOLD)
+
+
+def _record(untold: ModelRecord, told: Mapping[str, str]) -> ModelRecord:
+    """What is told, where it is all there and nothing else: a server that is not ours may say anything."""
+    bundle, backend, precision = (told.get(name, "") for name in (BUNDLE, BACKEND, PRECISION))
+    if not re.fullmatch("[0-9a-f]{64}", bundle) or backend not in BACKENDS or precision not in PRECISIONS:
         return untold
-    if not {BUNDLE, BACKEND, PRECISION} <= told.keys():
-        return untold
-    return ModelRecord(untold.task, told[BUNDLE], f"triton, {told[BACKEND]}", told[PRECISION])
+    return ModelRecord(untold.task, bundle, f"{backend} on triton", precision)

@@ -25,7 +25,8 @@ NETWORKS = (".onnx", ".plan")
 
 
 def take_snapshot(repository: Path, index: RepositoryIndex, run: Path) -> Path:
-    """The folder in ``run`` that has the files of ``index``, without the networks for servers in containers.
+    """The folder in ``run`` that has the files of ``index``, without the networks for servers in containers, and with
+    what each network is in its configuration.
 
     Raises:
         OSError: a file cannot be read, or the disk is full.

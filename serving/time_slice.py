@@ -1,8 +1,8 @@
 """How long the kernel lets a process compute before another one has the core; Linux 6.12 or newer.
 
-A server has more networks to run than cores. Where they take turns every one or two milliseconds, each turn begins by
-fetching what the last one pushed out of the core's cache. Steps that are soon done keep the kernel's own short slice,
-and so go before those with a long one: EEVDF runs whoever's slice would end first, and all get the same share of time.
+A server has more networks to run than cores. Where they take turns every few milliseconds, each turn begins by fetching
+what the last one pushed out of the core's cache. Steps that are soon done keep the kernel's own short slice, and so go
+before those with a long one: of those that have not had more than their share, EEVDF runs whose slice would end first.
 """
 
 import ctypes
@@ -36,14 +36,17 @@ def ask_for_long_slice() -> bool:
     Returns whether the kernel took the request: an older one takes and ignores it, others refuse. Nothing but speed
     depends on it.
     """
-    policy = os.sched_getscheduler(0)
-    if policy not in (os.SCHED_OTHER, os.SCHED_BATCH) or platform.machine() not in SYSCALLS:
+    number = SYSCALLS.get(platform.machine())
+    try:
+        policy = os.sched_getscheduler(0)
+        if number is None or policy not in (os.SCHED_OTHER, os.SCHED_BATCH):
+            return False
+        asked = _Attributes(
+            size=ctypes.sizeof(_Attributes),
+            policy=policy,
+            nice=os.getpriority(os.PRIO_PROCESS, 0),
+            runtime_ns=LONGEST_NS,
+        )
+        return ctypes.CDLL(None).syscall(number, 0, ctypes.byref(asked), 0) == 0
+    except OSError:
         return False
-    asked = _Attributes(
-        size=ctypes.sizeof(_Attributes),
-        policy=policy,
-        nice=os.getpriority(os.PRIO_PROCESS, 0),
-        runtime_ns=LONGEST_NS,
-    )
-    number = SYSCALLS[platform.machine()]
-    return ctypes.CDLL(None).syscall(number, 0, ctypes.byref(asked), 0) == 0

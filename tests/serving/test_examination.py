@@ -79,6 +79,16 @@ def test_a_right_answer_is_well() -> None:
     assert _examine(Server()).verdict == "well"
 
 
+@pytest.mark.parametrize("failing", [{}, {"coronanet": "late"}, {"coronanet": "unreachable"}])
+def test_a_finding_has_the_counts_of_before_the_canary(failing: dict[str, Kind]) -> None:
+    """What a process did since is not held against it; of a server that is sick nothing is held against a process."""
+    server = Server(failing, works=WORKING)
+    before = dict(server.counts)
+    finding = _examine(server)
+    assert server.counts != before
+    assert finding.answered == ({} if finding.verdict == "sick" else before)
+
+
 def test_a_late_canary_is_busy_while_every_model_finishes_requests() -> None:
     finding = _examine(Server({"coronanet": "late"}, works=WORKING))
     assert (finding.verdict, finding.models) == ("busy", ())

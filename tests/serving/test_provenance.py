@@ -45,7 +45,7 @@ def test_the_report_of_a_served_study_names_the_bundles_that_the_server_runs(
         models = served_models(client)
         (result,) = predict_studies(client, [make_phantom(slices=2)], tmp_path, models=models).results
     assert result.report.models == tuple(
-        ModelRecord(name, bundles[name].sha256, f"triton, {choices[name].backend}", choices[name].precision)
+        ModelRecord(name, bundles[name].sha256, f"{choices[name].backend} on triton", choices[name].precision)
         for name in TASK_NAMES
     )
     page = (result.folder / "report.html").read_text()
@@ -66,6 +66,23 @@ def test_a_server_that_tells_nothing_or_half_is_reported_as_one(told: Any) -> No
     assert served_models(_ensemble(told, *TASK_NAMES)) == UNTOLD
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bundle_sha256": ""},
+        {"bundle_sha256": "ab" * 32 + "\n"},
+        {"bundle_sha256": "AB" * 32},
+        {"bundle_sha256": "ab" * 10_000},
+        {"backend": "openvino,precision=fp64"},
+        {"backend": "<b>fast</b>"},
+        {"precision": "fp8"},
+        {"precision": ""},
+    ],
+)
+def test_what_a_server_of_somebody_else_tells_is_not_repeated(wrong: dict[str, str]) -> None:
+    assert served_models(_ensemble(lambda _: TOLD | wrong, *TASK_NAMES)) == UNTOLD
+
+
 def test_an_ensemble_of_other_models_is_asked_nothing() -> None:
     assert served_models(_ensemble(lambda _: pytest.fail("it was asked"), "lesions", "lungs")) == UNTOLD
 
@@ -74,7 +91,7 @@ def test_each_network_tells_for_itself() -> None:
     ensemble = _ensemble(lambda name: TOLD if name == "lung_segmentation" else {}, *TASK_NAMES)
     *others, lungs = served_models(ensemble)
     assert tuple(others) == UNTOLD[:-1]
-    assert lungs == ModelRecord("lung_segmentation", "ab" * 32, "triton, openvino", "int8")
+    assert lungs == ModelRecord("lung_segmentation", "ab" * 32, "openvino on triton", "int8")
 
 
 def test_a_model_that_the_server_does_not_have_tells_nothing(triton_server: TritonServer) -> None:

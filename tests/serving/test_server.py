@@ -26,7 +26,6 @@ from coronanet.model.tasks import TASKS, TaskName
 from coronanet.serving import server as server_module
 from coronanet.serving.addresses import ANY_PORT, ANY_PORTS, Ports
 from coronanet.serving.canary import Canary
-from coronanet.serving.hanging import TURNS
 from coronanet.serving.linter.filled import RepositoryIndex
 from coronanet.serving.server import TritonServer, last_error
 from coronanet.serving.snapshot import take_snapshot
@@ -142,18 +141,11 @@ def test_only_the_steps_of_the_outputs_asked_for_run(triton_server: TritonServer
     assert {name: after[name] - before[name] for name in TASKS} == {**dict.fromkeys(TASKS, 0), "lung_segmentation": 1}
 
 
-def test_the_processes_of_a_network_take_turns(triton_server: TritonServer) -> None:
-    """What the watchdog goes by where one of them hangs: in so many turns, each has worked."""
-    image = make_phantom(size=64, slices=1).image
-    with TritonEngine(triton_server.address, outputs=["infected_probability"]) as engine:
-        for _ in range(3):
-            before = {process: process.worked_ns for process in triton_server.model_processes()}
-            for _ in range(TURNS):
-                engine.infer({"image": image})
-            after = {process: process.worked_ns for process in triton_server.model_processes()}
-            asked = {process for process in after if process.model == "classification"}
-            assert len(asked) == 2
-            assert all((after[process] or 0) > (before[process] or 0) for process in asked), (before, after)
+def test_a_process_that_waits_for_requests_has_turns_at_a_processor(triton_server: TritonServer) -> None:
+    """By which the watchdog tells it from one that hangs."""
+    before = {process: process.worked_ns or 0 for process in triton_server.model_processes()}
+    assert len(before) > len(TASKS)
+    assert _eventually(lambda: all((process.worked_ns or 0) > worked_ns for process, worked_ns in before.items()))
 
 
 @needs_time_slices

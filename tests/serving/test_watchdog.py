@@ -11,7 +11,7 @@ from coronanet.model.errors import RefusedError
 from coronanet.serving import watchdog as module
 from coronanet.serving.event_log import Field
 from coronanet.serving.examination import Finding
-from coronanet.serving.hanging import TURNS
+from coronanet.serving.hanging import ANSWERS
 from coronanet.serving.processes import ModelProcess
 from coronanet.serving.watchdog import Limits, Watchdog
 
@@ -187,7 +187,7 @@ def test_the_processes_of_a_sick_model_are_ended(events: Events, monkeypatch: py
 def test_a_process_that_hangs_beside_one_that_answers_is_ended_and_brought_back(
     events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter(range(0, 10**6, 2 * TURNS))
+    answers = iter(range(0, 10**6, 2 * ANSWERS))
     server = Server()
     hanging = server.living[1]
     # The other processes have worked by another nanosecond whenever they are looked at.

@@ -18,9 +18,16 @@ def drawn() -> Phantom:
 
 @pytest.fixture
 def models() -> tuple[ModelRecord, ...]:
-    """One record a network, with a hash of its own; the last ran behind a server, which does not tell it."""
-    local = [ModelRecord(task, f"{number:02x}" * 32, "onnxruntime", "fp32") for number, task in enumerate(TASK_NAMES)]
-    return (*local[:-1], ModelRecord(TASK_NAMES[-1], None, "triton", None))
+    """One record a network, with a hash of its own; the last ran behind a server that does not tell it, the one before
+    behind one that does.
+    """
+    told = [
+        ModelRecord(task, f"{number:02x}" * 32, backend, "fp32")
+        for number, (task, backend) in enumerate(
+            zip(TASK_NAMES[:-1], ("onnxruntime", "onnxruntime", "openvino on triton"), strict=True)
+        )
+    ]
+    return (*told, ModelRecord(TASK_NAMES[-1], None, "triton", None))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from coronanet.model.study import Study
 from coronanet.serving.dicom_out import write_dicom
 from coronanet.serving.dicom_out.codes import SEGMENTS
 from coronanet.serving.report import ModelRecord
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import segread
 from numpy.typing import NDArray
 from pydicom import dcmread
@@ -134,9 +135,13 @@ def test_segments_are_coded_and_name_the_network_that_found_them(
         ("Consolidation", "SCT", "95436008", "Corona-Net multiclass segmentation"),
         ("Pleural effusion", "SCT", "60046008", "Corona-Net multiclass segmentation"),
     ]
-    lung, glass, *_ = (item.SegmentationAlgorithmIdentificationSequence[0] for item in dataset.SegmentSequence)
-    assert "bundle_sha256=unknown (served)" in lung.AlgorithmParameters
-    assert "bundle_sha256=" + "02" * 32 in glass.AlgorithmParameters
+    lung, glass, *_ = (item.SegmentationAlgorithmIdentificationSequence for item in dataset.SegmentSequence)
+    assert "bundle_sha256=unknown (served)" in lung[0].AlgorithmParameters
+    assert AlgorithmIdentificationSequence.from_sequence(glass).parameters == {
+        "bundle_sha256": "02" * 32,
+        "backend": "openvino on triton",
+        "precision": "fp32",
+    }
 
 
 def test_where_nothing_was_found_every_frame_says_so(
