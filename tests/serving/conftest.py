@@ -13,6 +13,7 @@ from coronanet.engines.bundle import Bundle, PlanTarget, hash_file
 from coronanet.engines.plans import plan_name
 from coronanet.engines.predictor import Choice
 from coronanet.model.tasks import TaskName
+from coronanet.serving.processes import ModelProcess
 from coronanet.serving.repository import fill_repository
 
 #: What `trtexec --getPlanVersionOnly` would read: TensorRT 11.1.0.106.
@@ -43,6 +44,12 @@ def _has_time_slices() -> bool:
 
 needs_time_slices = pytest.mark.skipif(
     not _has_time_slices(), reason="this kernel has no time slices of one's own, or does not list them: Linux 6.12"
+)
+
+
+needs_schedstat = pytest.mark.skipif(
+    ModelProcess(os.getpid(), "", "").worked_ns is None,
+    reason="this kernel does not count how long a thread has had a processor",
 )
 
 

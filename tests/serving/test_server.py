@@ -32,7 +32,7 @@ from coronanet.serving.snapshot import take_snapshot
 from coronanet.serving.time_slice import LONGEST_NS
 from numpy.typing import NDArray
 
-from .conftest import needs_time_slices, settled, time_slice_ns
+from .conftest import needs_schedstat, needs_time_slices, settled, time_slice_ns
 
 OUTPUTS = {task.output for task in TASKS.values()}
 
@@ -141,6 +141,7 @@ def test_only_the_steps_of_the_outputs_asked_for_run(triton_server: TritonServer
     assert {name: after[name] - before[name] for name in TASKS} == {**dict.fromkeys(TASKS, 0), "lung_segmentation": 1}
 
 
+@needs_schedstat
 def test_a_process_that_waits_for_requests_has_turns_at_a_processor(triton_server: TritonServer) -> None:
     """By which the watchdog tells it from one that hangs."""
     before = {process: process.worked_ns or 0 for process in triton_server.model_processes()}

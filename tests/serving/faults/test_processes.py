@@ -8,11 +8,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from coronanet.serving.leftovers import runs_home
 from coronanet.serving.processes import model_processes
 from coronanet.serving.watchdog import RELOAD_S
 
-from .conftest import Answer, Image, Load, Record, Served, ask, assert_same, http, left_by, post, serving, slices
+from ..conftest import needs_schedstat
+from .conftest import (
+    Answer,
+    Image,
+    Load,
+    Record,
+    Served,
+    ask,
+    assert_same,
+    http,
+    left_by,
+    post,
+    reload_with,
+    serving,
+    slices,
+)
 
 #: How long the service may be away, on a machine with two cores that are busy.
 SERVER_BACK_S = 30.0
@@ -78,6 +92,7 @@ def test_the_last_process_of_a_model_is_brought_back_too(
         assert_same(dict(enumerate(_undisturbed(served.address, slices(25)))), expected, 25)
 
 
+@needs_schedstat
 @pytest.mark.timeout(300)
 def test_one_of_two_processes_that_hangs_under_load_is_found_and_brought_back(
     pair_repository: Path, tmp_path: Path, record_property: Record
@@ -85,7 +100,10 @@ def test_one_of_two_processes_that_hangs_under_load_is_found_and_brought_back(
     with serving(pair_repository, tmp_path) as served:
         images = slices(20_000)
         expected = _undisturbed(served.address, images)
-        hang = _hanging_where_a_file_is(served, tmp_path / "hang")
+        hang = tmp_path / "hang"
+        # The first process to see the file takes it away, and hangs.
+        hangs = f"Path({str(hang)!r}).unlink(); __import__('threading').Event().wait()"
+        reload_with(served, f"with __import__('contextlib').suppress(FileNotFoundError): {hangs}", SERVER_BACK_S)
         load = Load(served.address, images, concurrency=3)
         with load.running():
             hang.touch()
@@ -103,24 +121,6 @@ def test_one_of_two_processes_that_hangs_under_load_is_found_and_brought_back(
             f"{load.failures} asked again; the longest wait of a slice {load.longest_s:.1f} s",
         )
     assert left_by(served) == []
-
-
-def _hanging_where_a_file_is(served: Served, hang: Path) -> Path:
-    """Have the classification loaded anew with code whose first process to see the file takes it away, and hangs."""
-    (run,) = runs_home().glob(f"coronanet-{served.process.pid}-*")
-    code = run / "models" / "classification" / "1" / "model.py"
-    right, call = code.read_text(), "            answer = self.engine.infer(feeds)"
-    assert call in right
-    hangs = (
-        f"            with __import__('contextlib').suppress(FileNotFoundError):\n"
-        f"                Path({str(hang)!r}).unlink()\n"
-        f"                __import__('threading').Event().wait()\n"
-    )
-    before = {process.pid for process in model_processes(served.server)}
-    code.write_text(right.replace(call, hangs + call))
-    served.until(lambda: len({each.pid for each in model_processes(served.server)} - before) == 2, SERVER_BACK_S)
-    served.until(lambda: len(model_processes(served.server)) == len(before), SERVER_BACK_S)
-    return hang
 
 
 def test_a_killed_server_is_restarted_under_load_on_the_same_ports(

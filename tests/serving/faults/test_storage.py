@@ -26,7 +26,7 @@ from coronanet.serving.provenance import served_models
 from coronanet.serving.repository import fill_repository
 from coronanet.serving.server import TritonServer
 
-from .conftest import Record, ask, ask_again, serving, slices
+from .conftest import Record, ask, ask_again, reload_with, serving, slices
 
 BACK_S = 40.0
 SERVE = ["serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--repository"]
@@ -151,15 +151,7 @@ def test_a_model_that_hangs_under_load_is_brought_back(pair_repository: Path, tm
     hang = tmp_path / "hang"
     with serving(pair_repository, tmp_path) as served, ThreadPoolExecutor(4) as pool:
         expected = ask(served.address, slices(1)[0])
-        (run,) = runs_home().glob(f"coronanet-{served.process.pid}-*")
-        code = run / "models" / "classification" / "1" / "model.py"
-        right, call = code.read_text(), "answer = self.engine.infer(feeds)"
-        assert call in right
-        waits = f"while Path({str(hang)!r}).exists(): __import__('time').sleep(0.1)"
-        code.write_text(right.replace(f"            {call}", f"            {waits}\n            {call}"))
-        before = {process.pid for process in model_processes(served.server)}
-        served.until(lambda: len({each.pid for each in model_processes(served.server)} - before) == 2, BACK_S)
-        served.until(lambda: len(model_processes(served.server)) == len(before), BACK_S)
+        reload_with(served, f"while Path({str(hang)!r}).exists(): __import__('time').sleep(0.1)", BACK_S)
         hang.touch()
         # What waits for it is rejected again and again, which Triton counts as requests that it failed.
         asking = [pool.submit(ask_again, served.address, slices(1)[0], 300) for _ in range(8)]
